@@ -1,0 +1,43 @@
+//! Every limit of the protocol, by name, in one place.
+//!
+//! A limit is part of the format: raising one is a compatible change, lowering one is not.
+
+/// Bytes in one message that the signer signs as it stands (pure Ed25519 reads it twice, so it has
+/// to fit the guest's input buffer). SSHSIG hashes first, so files of any size are far below it.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes in one ssh-agent frame, without its four length bytes: a message, a key blob and flags.
+pub const AGENT_FRAME_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 8 * 1024;
+
+/// Connections to one agent socket at one time; the next one waits in the listen backlog.
+pub const AGENT_CONNECTIONS_MAX: usize = 32;
+
+/// Bytes in the context of Ed25519ph (RFC 8032, section 5.1: one length octet).
+pub const CONTEXT_BYTES_MAX: usize = 255;
+
+/// Bytes in one control message, the text of the worker's smaps entries included.
+pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
+
+/// Descriptors that travel with one control message.
+pub const CONTROL_DESCRIPTORS_MAX: usize = 4;
+
+/// Bytes in a key file. The largest that is expected, an armoured encrypted key, has about 2 KiB.
+pub const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes that one worker may have locked.
+pub const LOCKED_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Bytes in an OpenSSH certificate that the agent offers.
+pub const CERTIFICATE_BYTES_MAX: usize = 8 * 1024;
+
+/// Grants of one workload.
+pub const GRANTS_MAX: usize = 16;
+
+/// Bytes in an SSHSIG namespace that evanesce asks for or grants.
+pub const NAMESPACE_BYTES_MAX: usize = 128;
+
+/// Bytes in a workload's id.
+pub const WORKLOAD_ID_BYTES_MAX: usize = 64;
+
+/// Signatures of one key where the operator names no smaller budget.
+pub const SIGNATURES_MAX_DEFAULT: u64 = 1_000_000;
