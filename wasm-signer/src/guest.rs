@@ -10,9 +10,9 @@ use crate::signer::Signer;
 
 /// Everything that outlives a call. All zero before the first one.
 ///
-/// The steps are never inlined, so that their frames end before the caller clears the stack. Each
-/// one that ends with [`Status::Done`] has overwritten its input with zero and the whole output;
-/// a refusal clears the input and leaves no output.
+/// Each step overwrites what it took from the input with zero and leaves the output with its answer
+/// alone, or empty where it refuses. Steps that use the stack are never inlined, so that their
+/// frames end before the caller clears it.
 pub(crate) struct Guest {
     signer: Signer,
     pub(crate) input: [u8; INPUT_BYTES],
@@ -21,14 +21,20 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) const fn new() -> Self {
-        Self { signer: Signer::Empty, input: [0; INPUT_BYTES], output: [0; OUTPUT_BYTES] }
+        Self {
+            signer: Signer::Empty,
+            input: [0; INPUT_BYTES],
+            output: [0; OUTPUT_BYTES],
+        }
     }
 
     /// Loads the seed at the start of the input. Output: the public key.
     #[inline(never)]
     pub(crate) fn load(&mut self, bound_to: i32) -> Status {
         let loaded = match Use::from_code(bound_to) {
-            Some(bound_to) => self.signer.load(self.input.first_chunk().expect(FITS), bound_to),
+            Some(bound_to) => self
+                .signer
+                .load(self.input.first_chunk().expect(FITS), bound_to),
             None => Err(Status::UnknownUse),
         };
         self.input[..SEED_BYTES].fill(0);
@@ -39,7 +45,9 @@ impl Guest {
     #[inline(never)]
     pub(crate) fn generate(&mut self, bound_to: i32) -> Status {
         let born = match Use::from_code(bound_to) {
-            Some(bound_to) => self.signer.generate(self.input.first_chunk().expect(FITS), bound_to),
+            Some(bound_to) => self
+                .signer
+                .generate(self.input.first_chunk().expect(FITS), bound_to),
             None => Err(Status::UnknownUse),
         };
         self.input[..ENTROPY_BYTES].fill(0);
@@ -67,7 +75,10 @@ impl Guest {
     /// Output: the signature.
     #[inline(never)]
     pub(crate) fn sign_digest(&mut self, context_bytes: i32) -> Status {
-        let (digest, rest) = self.input.split_first_chunk_mut::<DIGEST_BYTES>().expect(FITS);
+        let (digest, rest) = self
+            .input
+            .split_first_chunk_mut::<DIGEST_BYTES>()
+            .expect(FITS);
         let Some(context) = prefix(&mut rest[..CONTEXT_BYTES_MAX], context_bytes) else {
             return self.answer::<0>(Err(Status::TooLong));
         };
@@ -77,12 +88,10 @@ impl Guest {
         self.answer(signed)
     }
 
-    /// Ends the key and clears both buffers.
-    #[inline(never)]
-    pub(crate) fn wipe(&mut self) -> Status {
-        self.signer.wipe();
-        self.input.fill(0);
-        self.answer::<0>(Ok([]))
+    /// Makes this the end: no key follows. The caller has cleared everything.
+    pub(crate) fn retire(&mut self) -> Status {
+        self.signer = Signer::Retired;
+        Status::Done
     }
 
     /// Leaves `bytes` in the output and zero in the rest of it.
@@ -105,3 +114,30 @@ fn prefix(buffer: &mut [u8], bytes: i32) -> Option<&mut [u8]> {
 
 /// Why the fixed parts of the input can always be taken.
 const FITS: &str = "the input holds a message, so it holds a seed, entropy or a digest";
+
+// The module's own tests are in `tests/module`, against its bytes. This one lets the safe code be
+// debugged where a debugger is.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_on_the_host_goes_through_both_lives() {
+        // One key for messages,
+        let mut guest = Guest::new();
+        guest.input[..SEED_BYTES].fill(1);
+        assert_eq!(guest.load(Use::Message.code()), Status::Done);
+        assert_eq!(guest.sign_message(100), Status::Done);
+        assert_eq!(guest.sign_digest(0), Status::OtherUse);
+        assert_eq!(guest.output, [0; OUTPUT_BYTES]);
+        assert_eq!(guest.retire(), Status::Done);
+        assert_eq!(guest.public_key(), Status::Wiped);
+
+        // and one for digests.
+        let mut guest = Guest::new();
+        assert_eq!(guest.generate(Use::Digest.code()), Status::Done);
+        assert_eq!(guest.sign_digest(3), Status::Done);
+        assert_ne!(guest.output, [0; OUTPUT_BYTES]);
+        assert_eq!(guest.sign_message(100), Status::OtherUse);
+    }
+}

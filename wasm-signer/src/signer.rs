@@ -15,17 +15,21 @@ use crate::abi::{
     Status, Use,
 };
 
-/// One key in its one life: empty, loaded, wiped.
+/// One key in its one life: empty, loaded, retired.
 ///
 /// The numbers make [`Signer::Empty`] all zero, so that the module need not carry its bytes.
 #[repr(u8)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, in a static, and no heap to box it on"
+)]
 pub(crate) enum Signer {
     /// No key yet.
     Empty = 0,
     /// The key signs.
     Loaded(Key) = 1,
     /// The key is gone, and no other one follows it.
-    Wiped = 2,
+    Retired = 2,
 }
 
 /// An expanded key, its public half, and the one use it is bound to.
@@ -41,11 +45,15 @@ impl Signer {
         match self {
             Self::Empty => {}
             Self::Loaded(_) => return Err(Status::KeyAlready),
-            Self::Wiped => return Err(Status::Wiped),
+            Self::Retired => return Err(Status::Wiped),
         }
         let secret = ExpandedSecretKey::from_bytes(&Sha512::digest(seed).into());
         let public = VerifyingKey::from(&secret);
-        *self = Self::Loaded(Key { secret, public, bound_to });
+        *self = Self::Loaded(Key {
+            secret,
+            public,
+            bound_to,
+        });
         Ok(())
     }
 
@@ -55,14 +63,14 @@ impl Signer {
         entropy: &[u8; ENTROPY_BYTES],
         bound_to: Use,
     ) -> Result<(), Status> {
-        let hash = Sha512::new().chain_update(BIRTH_TAG).chain_update(entropy).finalize();
-        let (seed, _) = hash.split_first_chunk().expect("SHA-512 is longer than a seed");
+        let hash = Sha512::new()
+            .chain_update(BIRTH_TAG)
+            .chain_update(entropy)
+            .finalize();
+        let (seed, _) = hash
+            .split_first_chunk()
+            .expect("SHA-512 is longer than a seed");
         self.load(seed, bound_to)
-    }
-
-    /// Ends the key. Writes zero over it first, so that nothing depends on who clears the rest.
-    pub(crate) fn wipe(&mut self) {
-        *self = Self::Wiped; // drops the key, which zeroes itself
     }
 
     /// The public half.
@@ -103,7 +111,7 @@ impl Signer {
         match self {
             Self::Empty => Err(Status::NoKey),
             Self::Loaded(key) => Ok(key),
-            Self::Wiped => Err(Status::Wiped),
+            Self::Retired => Err(Status::Wiped),
         }
     }
 }

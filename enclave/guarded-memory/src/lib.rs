@@ -13,9 +13,10 @@
 //! | a forked child does not have them | `MADV_DONTFORK` | `tests/fences.rs` |
 //! | an access past either end kills the process | [`GUARD_BYTES`] of `PROT_NONE` on both sides | `tests/fences.rs` |
 //! | strict means strict: no secret pages, no region | [`Strength::Strict`] | `tests/refusals.rs` |
-//! | a wiped range is zero, every byte of it read back | [`Region::wipe`] | `wipe.rs` |
+//! | a wiped range is zero, every byte of it read back | [`wipe()`] | `wipe.rs` |
 //! | the code of a closure runs on the guarded stack | [`GuardedStack::run`] | `tests/stack.rs` |
 //! | the loading path allocates in its arena or not at all | [`ScopedAllocator`] | `tests/arena.rs` |
+//! | a broken process takes every range with it, the stack it runs on included | [`registry::wipe_all_and_abort`] | `tests/panic.rs` |
 //! | while the thread waits, no register holds what it computed with | [`registers::quiesce_and_poll`] | `tests/registers.rs` |
 //!
 //! # What it does not promise
@@ -29,7 +30,10 @@
 //! This crate reads no environment, logs nothing and never copies out of a guarded range. The
 //! invariants of its `unsafe` code are numbered in the docs of the types that carry them.
 
-#![expect(unsafe_code, reason = "listed in enclave/SAFETY.md; the wrappers here are its purpose")]
+#![expect(
+    unsafe_code,
+    reason = "listed in enclave/SAFETY.md; the wrappers here are its purpose"
+)]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("secret pages and the register patterns are implemented for x86_64 Linux alone");
@@ -44,7 +48,7 @@ pub mod registry;
 mod stack;
 mod wipe;
 
-pub use arena::{Arena, ArenaWipeError, ScopedAllocator};
+pub use arena::{ARENAS_MAX, Arena, ArenaWipeError, ScopedAllocator};
 pub use evanesce_protocol::smaps::Backing;
 pub use fill::{FillError, fill_random, fill_to_end};
 pub use linear::LinearMemory;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr::NonNull;
 
 use evanesce_protocol::smaps::Backing;
@@ -31,8 +31,13 @@ pub enum Strength {
 /// Pages of this process that may hold a key: readable and writable, locked, fenced on both sides,
 /// absent from core files and from forked children.
 ///
-/// Zero when mapped. Dropping it wipes it; [`Region::wipe`] is how to know that it is wiped. A
-/// forked child has the value but not the pages: all it may do with it is to end by `_exit(2)`.
+/// Zero when mapped. [`Region::wipe`] is how to end its contents and know it. Dropping it only gives
+/// the pages back: locked ones are overwritten first, secret ones the kernel clears as it frees them
+/// (`secretmem_free_folio` in its `mm/secretmem.c`). A forked child has the value but not the pages:
+/// all it may do with it is to end by `_exit(2)`.
+///
+/// The first touch of a secret page takes the kernel some 14 µs, since the page leaves the direct
+/// map, and wiping touches every page. So a region is best as small as its use.
 ///
 /// # Invariants
 ///
@@ -66,11 +71,7 @@ impl Region {
     ///
     /// No secret pages under [`Strength::Strict`], a limit that is too low, and every protection
     /// that did not take effect: there is no region with less than it claims.
-    pub fn map(
-        name: &'static str,
-        bytes: PageBytes,
-        strength: Strength,
-    ) -> Result<Self, MapError> {
+    pub fn map(name: &'static str, bytes: PageBytes, strength: Strength) -> Result<Self, MapError> {
         Self::map_with_tail(name, bytes, 0, strength)
     }
 
@@ -95,11 +96,15 @@ impl Region {
         let region = reserved.into_region(name, backing);
         let registered = registry::add(RangeInfo {
             name,
-            start: region.start(),
+            start: region.base.as_ptr().expose_provenance(),
             bytes: region.len(),
             backing,
         });
-        if registered { Ok(region) } else { Err(MapError::TooManyRegions) }
+        if registered {
+            Ok(region)
+        } else {
+            Err(MapError::TooManyRegions)
+        }
     }
 
     /// Overwrites every byte with zero and reads every byte back. The region can be used again.
@@ -138,8 +143,7 @@ impl Region {
     pub fn with_mut<R>(&mut self, f: impl FnOnce(&mut [u8]) -> R) -> R {
         // SAFETY: invariant 2 for address and length, initialised because the kernel maps zeros;
         // invariant 3 and `&mut self` for the absence of other references.
-        let bytes =
-            unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes.get()) };
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes.get()) };
         f(bytes)
     }
 
@@ -180,7 +184,10 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        self.with_mut(wipe::erase);
+        // Overwriting a secret page that was never touched would only make it resident first.
+        if self.backing != Backing::SecretPages {
+            self.with_mut(wipe::erase);
+        }
         registry::remove(self.start());
         // SAFETY: invariant 1, and nothing can use the range after `drop` took `&mut self`.
         let unmapped = unsafe { rustix::mm::munmap(self.outer.as_ptr().cast(), self.outer_bytes) };
@@ -219,9 +226,15 @@ impl Reservation {
             .checked_add(tail_bytes)
             .and_then(|sum| sum.checked_add(2 * GUARD_BYTES))
             .and_then(PageBytes::holding)
-            .ok_or(MapError::Reserve { bytes: bytes.get(), source: Errno::NOMEM })?
+            .ok_or(MapError::Reserve {
+                bytes: bytes.get(),
+                source: Errno::NOMEM,
+            })?
             .get();
-        let failed = |source| MapError::Reserve { bytes: outer_bytes, source };
+        let failed = |source| MapError::Reserve {
+            bytes: outer_bytes,
+            source,
+        };
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a null hint and no MAP_FIXED: the kernel picks addresses that nothing else uses.
         let outer = unsafe {
@@ -231,9 +244,12 @@ impl Reservation {
         let outer = NonNull::new(outer.cast::<u8>()).ok_or(failed(Errno::NOMEM))?;
         // SAFETY: `GUARD_BYTES` is less than `outer_bytes`, the size of the mapping just made.
         let base = unsafe { outer.add(GUARD_BYTES) };
-        let reserved = Self { outer, outer_bytes, base, bytes };
-        reserved.advise(Advice::LinuxDontFork, "MADV_DONTFORK")?;
-        Ok(reserved)
+        Ok(Self {
+            outer,
+            outer_bytes,
+            base,
+            bytes,
+        })
     }
 
     fn back_with_secret_pages(&self) -> Result<(), MapError> {
@@ -245,14 +261,21 @@ impl Reservation {
         // SAFETY: MAP_FIXED replaces pages of our own reservation (invariants 1 and 2), which are
         // `PROT_NONE`, so that nobody holds a reference into them.
         let mapped = unsafe {
-            rustix::mm::mmap(self.base().cast(), self.bytes.get(), protection, flags, &file, 0)
+            rustix::mm::mmap(
+                self.base().cast(),
+                self.bytes.get(),
+                protection,
+                flags,
+                &file,
+                0,
+            )
         };
         mapped.map_err(|source| match source {
             Errno::AGAIN => self.memlock_too_low(source),
             source => MapError::Back { source },
         })?;
-        self.advise_pages(Advice::LinuxDontFork, "MADV_DONTFORK")?;
-        self.advise_pages(Advice::LinuxDontDump, "MADV_DONTDUMP")
+        self.advise(Advice::LinuxDontFork, "MADV_DONTFORK")?;
+        self.advise(Advice::LinuxDontDump, "MADV_DONTDUMP")
     }
 
     fn back_with_locked_pages(&self) -> Result<(), MapError> {
@@ -268,11 +291,12 @@ impl Reservation {
                 source => MapError::Back { source },
             }
         })?;
-        self.advise_pages(Advice::LinuxDontFork, "MADV_DONTFORK")?;
-        self.advise_pages(Advice::LinuxDontDump, "MADV_DONTDUMP")?;
-        self.advise_pages(Advice::LinuxWipeOnFork, "MADV_WIPEONFORK")
+        self.advise(Advice::LinuxDontFork, "MADV_DONTFORK")?;
+        self.advise(Advice::LinuxDontDump, "MADV_DONTDUMP")?;
+        self.advise(Advice::LinuxWipeOnFork, "MADV_WIPEONFORK")
     }
 
+    /// Hands the address space on.
     fn into_region(self, name: &'static str, backing: Backing) -> Region {
         let reserved = std::mem::ManuallyDrop::new(self);
         Region {
@@ -285,17 +309,15 @@ impl Reservation {
         }
     }
 
+    /// Advises on the pages and their fences at once.
     fn advise(&self, advice: Advice, name: &'static str) -> Result<(), MapError> {
-        // SAFETY: whether a child inherits pages of our own (invariant 1) changes nothing here.
+        // SAFETY: what a child inherits and what a core file holds of pages of our own (invariant
+        // 1) changes nothing in this process.
         unsafe { rustix::mm::madvise(self.outer.as_ptr().cast(), self.outer_bytes, advice) }
-            .map_err(|source| MapError::Advise { advice: name, source })
-    }
-
-    fn advise_pages(&self, advice: Advice, name: &'static str) -> Result<(), MapError> {
-        // SAFETY: what a child inherits and what a core file holds of pages of our own (invariants
-        // 1 and 2) changes nothing in this process.
-        unsafe { rustix::mm::madvise(self.base().cast(), self.bytes.get(), advice) }
-            .map_err(|source| MapError::Advise { advice: name, source })
+            .map_err(|source| MapError::Advise {
+                advice: name,
+                source,
+            })
     }
 
     fn memlock_too_low(&self, source: Errno) -> MapError {
@@ -316,5 +338,85 @@ impl Drop for Reservation {
         // SAFETY: invariant 1, and nothing can use the range after `drop` took `&mut self`.
         let unmapped = unsafe { rustix::mm::munmap(self.outer.as_ptr().cast(), self.outer_bytes) };
         debug_assert_eq!(unmapped, Ok(()), "unmapping a range we own cannot fail");
+    }
+}
+
+/// A descriptor of an empty file of secret pages (memfd_secret(2)), closed on exec.
+fn memfd_secret() -> Result<OwnedFd, Errno> {
+    // SAFETY: takes flags alone and makes a descriptor, or fails.
+    let fd = unsafe { libc::syscall(libc::SYS_memfd_secret, libc::O_CLOEXEC) };
+    match i32::try_from(fd) {
+        // SAFETY: the kernel just made this descriptor, so that nothing else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::NOSYS)),
+    }
+}
+
+/// Why a region could not be mapped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// memfd_secret(2) failed: Linux before 5.14, `secretmem.enable=0`, or a seccomp filter.
+    #[error("the kernel gives this process no secret pages")]
+    SecretPagesUnavailable {
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// More memory would be locked than RLIMIT_MEMLOCK allows.
+    #[error(
+        "{needed} bytes of locked memory are needed, the limit is {}",
+        limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string())
+    )]
+    MemlockTooLow {
+        /// Bytes: what this process has locked already and the region that was asked for.
+        needed: u64,
+        /// The soft limit in bytes; `None` where there is none and the kernel refused all the same.
+        limit: Option<u64>,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// No room in the address space, or a size that cannot be mapped.
+    #[error("could not reserve {bytes} bytes of address space")]
+    Reserve {
+        /// With the fences.
+        bytes: usize,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// The reservation was made, but its pages were not.
+    #[error("could not put pages into the reservation")]
+    Back {
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// The kernel refused a protection.
+    #[error("could not apply {advice}")]
+    Advise {
+        /// Its name in madvise(2).
+        advice: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+    /// [`REGIONS_MAX`](crate::registry::REGIONS_MAX) are live already.
+    #[error("this process has as many guarded regions as can be registered")]
+    TooManyRegions,
+}
+
+impl MapError {
+    /// A stable name for reports and alerts.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::SecretPagesUnavailable { .. } => "map.secret-pages-unavailable",
+            Self::MemlockTooLow { .. } => "map.memlock-too-low",
+            Self::Reserve { .. } => "map.reserve",
+            Self::Back { .. } => "map.back",
+            Self::Advise { .. } => "map.advise",
+            Self::TooManyRegions => "map.too-many-regions",
+        }
     }
 }

@@ -15,14 +15,24 @@ pub fn wipe(bytes: &mut [u8]) -> Result<(), WipeError> {
 /// Overwrites with zero, in a way the compiler may not leave out. For ranges that are checked
 /// later, or that are wiped after each use.
 pub(crate) fn erase(bytes: &mut [u8]) {
-    // SAFETY: writes `bytes.len()` zeros from the start of the exclusively borrowed slice on. The
-    // direction flag is clear on entry to any asm block, and the flag, like the stack, is left as
-    // it was; rdi and rcx, which change, are declared.
+    // SAFETY: the slice is valid for writes and exclusively borrowed.
+    unsafe { erase_raw(bytes.as_mut_ptr(), bytes.len()) }
+}
+
+/// The same, for bytes that no reference can be made to.
+///
+/// # Safety
+///
+/// `bytes` bytes from `start` on are mapped and writable, and nothing reads them afterwards as
+/// anything else than bytes.
+pub(crate) unsafe fn erase_raw(start: *mut u8, bytes: usize) {
+    // SAFETY: writes zeros where the caller allows it. The direction flag is clear on entry to any
+    // asm block, and flags and stack are left as they were; rdi and rcx, which change, are declared.
     unsafe {
         asm!(
             "rep stosb",
-            inout("rdi") bytes.as_mut_ptr() => _,
-            inout("rcx") bytes.len() => _,
+            inout("rdi") start => _,
+            inout("rcx") bytes => _,
             in("al") 0_u8,
             options(nostack, preserves_flags),
         );
@@ -46,8 +56,15 @@ pub(crate) fn first_non_zero(bytes: &[u8]) -> Option<usize> {
         .iter()
         .position(|word| read(word) != 0)
         .map_or(head.len() + 8 * words.len(), |index| head.len() + 8 * index);
-    let from = if head.iter().any(|byte| read(byte) != 0) { 0 } else { zeros };
-    bytes[from..].iter().position(|byte| read(byte) != 0).map(|index| from + index)
+    let from = if head.iter().any(|byte| read(byte) != 0) {
+        0
+    } else {
+        zeros
+    };
+    bytes[from..]
+        .iter()
+        .position(|byte| read(byte) != 0)
+        .map(|index| from + index)
 }
 
 fn read<T: Copy>(place: &T) -> T {
@@ -106,7 +123,12 @@ mod tests {
                 let mut memory = [0xa7_u8; 40];
                 wipe(&mut memory[start..end]).unwrap();
                 assert!(memory[start..end].iter().all(|byte| *byte == 0));
-                assert!(memory[..start].iter().chain(&memory[end..]).all(|byte| *byte == 0xa7));
+                assert!(
+                    memory[..start]
+                        .iter()
+                        .chain(&memory[end..])
+                        .all(|byte| *byte == 0xa7)
+                );
             }
         }
     }
@@ -134,6 +156,9 @@ mod tests {
     fn the_first_of_several_missed_bytes_is_the_one_reported() {
         let mut memory = [0_u8; 64];
         let sabotaged = |bytes: &mut [u8]| bytes[13..].fill(1);
-        assert_eq!(wipe_with(sabotaged, &mut memory), Err(WipeError { offset: 13 }));
+        assert_eq!(
+            wipe_with(sabotaged, &mut memory),
+            Err(WipeError { offset: 13 })
+        );
     }
 }

@@ -22,6 +22,8 @@
 //! of the signature as a string, or `SSH_AGENT_EXTENSION_FAILURE` (28). The full description is in
 //! `docs/formats/agent-extension.md`.
 
+use std::ops::Range;
+
 use ssh_encoding::{Decode as _, Encode as _, Error};
 
 use crate::limits::{AGENT_FRAME_BYTES_MAX, CONTEXT_BYTES_MAX};
@@ -171,6 +173,20 @@ impl Frames {
     /// [`FrameTooLong`] where the length bytes announce more than [`AGENT_FRAME_BYTES_MAX`]: the
     /// connection is beyond repair.
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, FrameTooLong> {
+        let Some(frame) = self.whole_frame()? else {
+            return Ok(None);
+        };
+        self.start = frame.end;
+        Ok(Some(&self.bytes[frame]))
+    }
+
+    /// Whether [`Self::next_frame`] has more to say without another read.
+    pub fn is_ready(&self) -> bool {
+        !matches!(self.whole_frame(), Ok(None))
+    }
+
+    /// Where the next frame is, without its length bytes, if all of it is there.
+    fn whole_frame(&self) -> Result<Option<Range<usize>>, FrameTooLong> {
         let Some((length, rest)) = self.bytes[self.start..].split_first_chunk() else {
             return Ok(None);
         };
@@ -179,17 +195,8 @@ impl Frames {
             .ok()
             .filter(|bytes| *bytes <= AGENT_FRAME_BYTES_MAX)
             .ok_or(FrameTooLong { announced })?;
-        if rest.len() < bytes {
-            return Ok(None);
-        }
-        let frame = self.start + length.len();
-        self.start = frame + bytes;
-        Ok(Some(&self.bytes[frame..self.start]))
-    }
-
-    /// Bytes that wait for the rest of their frame.
-    pub fn pending_bytes(&self) -> usize {
-        self.bytes.len() - self.start
+        let start = self.start + length.len();
+        Ok((bytes <= rest.len()).then_some(start..start + bytes))
     }
 }
 
@@ -526,7 +533,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(found, bodies);
-            prop_assert_eq!(frames.pending_bytes(), 0);
+            prop_assert!(!frames.is_ready());
         }
 
         #[test]

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Grants;
 use crate::ids::{Digest, KeyOrigin, KeyUse, PublicKey};
+pub use crate::smaps::Backing;
 
 /// Which of the two workers a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,22 +196,15 @@ pub struct CageReport {
 pub struct RangeReport {
     /// What it is for.
     pub name: String,
+    /// The address of its first byte.
+    pub start: u64,
     /// Its size in bytes, without the guard pages.
     pub bytes: u64,
     /// What it is meant to be.
     pub backing: Backing,
-    /// Its entries in `/proc/self/smaps` as they stand, read after the cage was closed.
+    /// The entries of `/proc/self/smaps` for it and its two guard pages as they stand, read after
+    /// the cage was closed: for [`crate::smaps::parse`] and [`crate::smaps::check`].
     pub smaps: String,
-}
-
-/// What kind of memory a guarded range is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Backing {
-    /// `memfd_secret(2)`.
-    SecretPages,
-    /// `mlock(2)` with `MADV_DONTDUMP` and `MADV_WIPEONFORK`.
-    LockedPages,
 }
 
 /// What a wipe did, in the worker's own words: nobody else can read secret pages.

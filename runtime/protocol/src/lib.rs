@@ -21,6 +21,7 @@
 
 pub mod agent;
 pub mod channel;
+pub mod commitment;
 pub mod control;
 pub mod grant;
 pub mod ids;

@@ -1,0 +1,50 @@
+//! Waiting for the launcher's next order, with nothing left in a register.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use evanesce_guarded_memory::registers::quiesce_and_poll;
+use evanesce_protocol::channel::{Channel, Received};
+use evanesce_protocol::control::Refused;
+use serde::de::DeserializeOwned;
+
+/// Waits for the next order; `None` when the launcher is gone or talks nonsense, which is the same
+/// to a worker.
+pub(crate) fn next_order<M: DeserializeOwned>(channel: &mut Channel) -> Option<Received<M>> {
+    wait(channel).ok()?;
+    channel.receive().ok()
+}
+
+/// Waits until the launcher ends this process, or is gone itself: after the wipe there is nothing
+/// left to give an order for.
+pub(crate) fn await_end(channel: &Channel) {
+    let _gone = wait(channel);
+}
+
+/// Takes exactly the descriptors that an order has to bring.
+///
+/// # Errors
+///
+/// [`Refused::Order`] with the order's name.
+pub(crate) fn descriptors<const N: usize>(
+    order: &str,
+    found: Vec<OwnedFd>,
+) -> Result<[OwnedFd; N], Refused> {
+    <[OwnedFd; N]>::try_from(found).map_err(|_| Refused::Order {
+        order: order.to_owned(),
+    })
+}
+
+fn wait(channel: &Channel) -> io::Result<usize> {
+    loop {
+        let mut descriptors = [libc::pollfd {
+            fd: channel.as_fd().as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        }];
+        match quiesce_and_poll(&mut descriptors, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The signer's service: the agent socket, its grants, and everything that can end it.
+//!
+//! One loop, one thread. Each turn waits with clean registers, then looks at the launcher, the
+//! clock and the kill switch before it looks at clients, so that an order is never later than one
+//! signature. A turn answers at most one request of each client.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+
+use evanesce_guarded_memory::registers::quiesce_and_poll;
+use evanesce_protocol::PublicKey;
+use evanesce_protocol::agent::{Request, response};
+use evanesce_protocol::channel::Channel;
+use evanesce_protocol::commitment::{self, RequestCommitment};
+use evanesce_protocol::control::{Refused, Serve, SignerOrder, WipeCause};
+use evanesce_protocol::limits::AGENT_CONNECTIONS_MAX;
+use evanesce_wasm_host::{Loaded, Signer};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with, sockopt::socket_peercred};
+use rustix::time::{
+    Itimerspec, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use ssh_encoding::Encode as _;
+
+use crate::connection::Connection;
+use crate::journal::Journal;
+
+/// What ended the service.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The key has to be wiped and the launcher told.
+    Wipe(WipeCause),
+    /// The launcher is gone: wipe, nobody is left to tell.
+    LauncherLost,
+    /// The service cannot go on.
+    Refused(Refused),
+}
+
+/// A timer that is made before the cage closes and started when the service does.
+#[derive(Debug)]
+pub(crate) struct LifeTimer(OwnedFd);
+
+impl LifeTimer {
+    /// Makes the timer on `CLOCK_BOOTTIME`, which goes on while the machine sleeps.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Cage`] where the kernel gives none.
+    pub(crate) fn new() -> Result<Self, Refused> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        timerfd_create(rustix::time::TimerfdClockId::Boottime, flags)
+            .map(Self)
+            .map_err(|errno| Refused::Cage {
+                step: "timerfd_create".into(),
+                errno: errno.raw_os_error(),
+            })
+    }
+
+    fn start(&self, ttl_ms: u64) -> Result<(), Errno> {
+        let seconds = i64::try_from(ttl_ms / 1000).unwrap_or(i64::MAX);
+        let nanoseconds = i64::try_from(ttl_ms % 1000 * 1_000_000).expect("below a second");
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // A timer set to zero is disarmed: the shortest life is a nanosecond.
+        let life = Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanoseconds.max(i64::from(ttl_ms == 0)),
+        };
+        let setting = Itimerspec {
+            it_interval: zero,
+            it_value: life,
+        };
+        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &setting).map(drop)
+    }
+}
+
+/// The descriptors that come with the order to serve.
+#[derive(Debug)]
+pub(crate) struct Descriptors {
+    /// The listening agent socket.
+    pub(crate) listener: OwnedFd,
+    /// The journal, opened for appending.
+    pub(crate) journal: OwnedFd,
+    /// An inotify descriptor on the kill switch's directory.
+    pub(crate) kill_switch: Option<OwnedFd>,
+}
+
+/// A loaded signer behind its agent socket.
+#[derive(Debug)]
+pub(crate) struct Service {
+    signer: Signer<Loaded>,
+    terms: Serve,
+    /// The public key as SSH encodes it, with which clients name it.
+    plain_key: Vec<u8>,
+    listener: OwnedFd,
+    journal: Journal,
+    kill_switch: Option<OwnedFd>,
+    timer: LifeTimer,
+    connections: Vec<Connection>,
+    commitment: RequestCommitment,
+}
+
+impl Service {
+    /// Binds a loaded signer to its terms.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Order`] where the kill switch and its descriptor do not come together, or the
+    /// time to live cannot be started.
+    pub(crate) fn new(
+        signer: Signer<Loaded>,
+        terms: Serve,
+        descriptors: Descriptors,
+        timer: LifeTimer,
+    ) -> Result<Self, (Signer<Loaded>, Refused)> {
+        let complete = terms.kill_switch.is_some() == descriptors.kill_switch.is_some();
+        let started = terms.ttl_ms.map_or(Ok(()), |ttl_ms| timer.start(ttl_ms));
+        if !complete || started.is_err() || terms.grants.key_use() != signer.bound_to() {
+            return Err((
+                signer,
+                Refused::Order {
+                    order: "serve".into(),
+                },
+            ));
+        }
+        let public_key = signer.public_key();
+        Ok(Self {
+            plain_key: ssh_public_key(&public_key),
+            commitment: RequestCommitment::new(&public_key),
+            signer,
+            terms,
+            listener: descriptors.listener,
+            journal: Journal::new(descriptors.journal),
+            kill_switch: descriptors.kill_switch,
+            timer,
+            connections: Vec::new(),
+        })
+    }
+
+    /// Serves until something ends it, and gives the signer back to be wiped.
+    pub(crate) fn run(mut self, channel: &mut Channel) -> (Signer<Loaded>, RequestCommitment, End) {
+        let mut turn = Turn::default();
+        let end = loop {
+            if let Some(end) = self.turn(channel, &mut turn) {
+                break end;
+            }
+        };
+        self.abandon(end)
+    }
+
+    /// Gives the signer back without serving any further.
+    pub(crate) fn abandon(self, end: End) -> (Signer<Loaded>, RequestCommitment, End) {
+        (self.signer, self.commitment, end)
+    }
+
+    /// One turn of the loop; `Some` when it was the last.
+    fn turn(&mut self, channel: &mut Channel, turn: &mut Turn) -> Option<End> {
+        self.watch(channel, turn);
+        let timeout = self
+            .connections
+            .iter()
+            .any(Connection::is_ready)
+            .then_some(NOW);
+        match quiesce_and_poll(&mut turn.descriptors, timeout) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => return None,
+            Err(error) => panic!("ppoll on our own descriptors failed: {error}"),
+        }
+        if turn.has_event(CONTROL) {
+            return Some(match channel.receive::<SignerOrder>() {
+                Ok(order) if order.message == SignerOrder::Wipe => End::Wipe(WipeCause::Ordered),
+                Ok(_) => End::Refused(Refused::Order {
+                    order: "while serving".into(),
+                }),
+                Err(_) => End::LauncherLost,
+            });
+        }
+        if turn.has_event(TIMER) {
+            return Some(End::Wipe(WipeCause::TimeToLive));
+        }
+        if turn.has_event(KILL_SWITCH) && self.kill_switch_is_set() {
+            return Some(End::Wipe(WipeCause::KillSwitch));
+        }
+        let end = self.answer_clients(turn);
+        if turn.has_event(LISTENER) {
+            self.accept();
+        }
+        end
+    }
+
+    /// Lists what the next turn waits for. The order of the first four is that of the constants.
+    fn watch(&self, channel: &Channel, turn: &mut Turn) {
+        let kill_switch = self
+            .kill_switch
+            .as_ref()
+            .map_or(NOBODY, |fd| fd.as_raw_fd());
+        let has_room = self.connections.len() < AGENT_CONNECTIONS_MAX;
+        let listener = if has_room {
+            self.listener.as_raw_fd()
+        } else {
+            NOBODY
+        };
+        turn.descriptors.clear();
+        turn.descriptors.extend(
+            [
+                channel.as_fd().as_raw_fd(),
+                self.timer.0.as_raw_fd(),
+                kill_switch,
+                listener,
+            ]
+            .map(|fd| pollfd(fd, libc::POLLIN)),
+        );
+        turn.descriptors
+            .extend(self.connections.iter().map(|client| {
+                pollfd(
+                    client.raw(),
+                    if client.is_sending() {
+                        libc::POLLOUT
+                    } else {
+                        libc::POLLIN
+                    },
+                )
+            }));
+    }
+
+    /// Reads, answers and sends, for each client what it is ready for.
+    fn answer_clients(&mut self, turn: &mut Turn) -> Option<End> {
+        let mut end = None;
+        let mut clients = std::mem::take(&mut self.connections);
+        let mut events = turn.descriptors[CLIENTS..]
+            .iter()
+            .map(|watched| watched.revents != 0);
+        clients.retain_mut(|client| {
+            let has_event = events.next().is_some_and(|event| event);
+            if end.is_some() || !(has_event || client.is_ready()) {
+                return true;
+            }
+            let served = self.serve(client, has_event, &mut turn.buffer);
+            match served {
+                Ok(ended) => {
+                    end = ended;
+                    true
+                }
+                Err(crate::connection::Gone) => false,
+            }
+        });
+        self.connections = clients;
+        end
+    }
+
+    fn serve(
+        &mut self,
+        client: &mut Connection,
+        has_event: bool,
+        buffer: &mut [u8],
+    ) -> Result<Option<End>, crate::connection::Gone> {
+        if has_event {
+            match client.is_sending() {
+                true => client.flush()?,
+                false => client.read(buffer)?,
+            }
+        }
+        if !client.is_ready() {
+            return Ok(None);
+        }
+        let end = client
+            .answer_one(|frame, out| self.answer(frame, out))?
+            .flatten();
+        client.flush()?;
+        Ok(end)
+    }
+
+    /// Answers one request. What cannot be answered is a failure, as the protocol has it: it gives
+    /// no reasons.
+    fn answer(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Option<End> {
+        match Request::parse(frame) {
+            Ok(Request::Identities) => {
+                let comment = self.terms.comment.as_str();
+                let identities = [
+                    (self.terms.certificate.as_slice(), comment),
+                    (&self.plain_key, comment),
+                ];
+                response::identities(out, &identities);
+                None
+            }
+            Ok(Request::Query) => {
+                response::extensions(out);
+                None
+            }
+            Ok(Request::Sign { key, message }) => self.sign(key, message, out),
+            Ok(Request::SignDigest {
+                key,
+                context,
+                digest,
+            }) => self.sign_digest(key, context, digest, out),
+            Ok(Request::UnknownExtension | Request::Unsupported) | Err(_) => {
+                response::failure(out);
+                None
+            }
+        }
+    }
+
+    fn sign(&mut self, key: &[u8], message: &[u8], out: &mut Vec<u8>) -> Option<End> {
+        let admitted = match self.terms.grants.admit(key, message) {
+            Ok(admitted) if self.is_ours(key) => admitted,
+            _ => {
+                response::failure(out);
+                return None;
+            }
+        };
+        let request = commitment::request_of_message(admitted.message());
+        if let Err(refused) = self.journal.append(&request) {
+            response::failure(out);
+            return Some(End::Refused(refused));
+        }
+        let signature = self
+            .signer
+            .sign_message(admitted.message())
+            .expect("an admitted message");
+        response::signature(out, &signature);
+        self.count(&request)
+    }
+
+    fn sign_digest(
+        &mut self,
+        key: &[u8],
+        context: &[u8],
+        digest: &[u8; 64],
+        out: &mut Vec<u8>,
+    ) -> Option<End> {
+        let request = commitment::request_of_digest(context, digest);
+        let (Ok(_), Ok(request), true) = (
+            self.terms.grants.admit_digest(context),
+            request,
+            self.is_ours(key),
+        ) else {
+            response::extension_failure(out);
+            return None;
+        };
+        if let Err(refused) = self.journal.append(&request) {
+            response::extension_failure(out);
+            return Some(End::Refused(refused));
+        }
+        let signature = self
+            .signer
+            .sign_digest(digest, context)
+            .expect("an admitted digest");
+        response::digest_signature(out, &signature);
+        self.count(&request)
+    }
+
+    /// Counts a signature; `Some` when it was the last that the budget has.
+    fn count(&mut self, request: &evanesce_protocol::Digest) -> Option<End> {
+        self.commitment.extend(request);
+        (self.commitment.count() >= self.terms.signatures_max)
+            .then_some(End::Wipe(WipeCause::BudgetSpent))
+    }
+
+    /// Whether a client's key blob names this key, plain or as its certificate.
+    fn is_ours(&self, key: &[u8]) -> bool {
+        key == self.terms.certificate || key == self.plain_key
+    }
+
+    /// Takes one client, if it is a process of the right user.
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = accept_with(&self.listener, flags) else {
+            return;
+        };
+        let of_user =
+            socket_peercred(&socket).is_ok_and(|peer| peer.uid.as_raw() == self.terms.client_uid);
+        if of_user {
+            self.connections.push(Connection::new(socket));
+        }
+    }
+
+    /// Whether the watched name appeared, or can no longer be watched for.
+    fn kill_switch_is_set(&self) -> bool {
+        let (Some(descriptor), Some(name)) = (&self.kill_switch, &self.terms.kill_switch) else {
+            return false;
+        };
+        let mut space = [MaybeUninit::uninit(); 1024];
+        let mut events = inotify::Reader::new(descriptor.as_fd(), &mut space);
+        loop {
+            match events.next() {
+                Ok(event) => {
+                    let appeared = event
+                        .file_name()
+                        .is_some_and(|found| found.to_bytes() == name);
+                    let is_arrival = event.events().intersects(ARRIVALS);
+                    if event.events().intersects(UNWATCHED) || (is_arrival && appeared) {
+                        return true;
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// What one turn of the loop works with, kept to be used again.
+#[derive(Debug)]
+struct Turn {
+    descriptors: Vec<libc::pollfd>,
+    buffer: Vec<u8>,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            descriptors: Vec::new(),
+            buffer: vec![0; READ_BYTES],
+        }
+    }
+}
+
+impl Turn {
+    fn has_event(&self, index: usize) -> bool {
+        self.descriptors[index].revents != 0
+    }
+}
+
+/// An Ed25519 public key as SSH encodes it (RFC 8709, section 4).
+fn ssh_public_key(key: &PublicKey) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for field in [b"ssh-ed25519".as_slice(), key.as_bytes()] {
+        field
+            .encode(&mut bytes)
+            .expect("a Vec takes any field below 4 GiB");
+    }
+    bytes
+}
+
+const fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    }
+}
+
+/// Positions in [`Turn::descriptors`]; the clients follow.
+const CONTROL: usize = 0;
+const TIMER: usize = 1;
+const KILL_SWITCH: usize = 2;
+const LISTENER: usize = 3;
+const CLIENTS: usize = 4;
+
+/// What poll(2) skips.
+const NOBODY: RawFd = -1;
+
+const NOW: std::time::Duration = std::time::Duration::ZERO;
+
+/// Bytes read from a client at a time: an SSHSIG request has about 600.
+const READ_BYTES: usize = 16 * 1024;
+
+/// How a file appears in a directory.
+const ARRIVALS: inotify::ReadFlags = inotify::ReadFlags::CREATE.union(inotify::ReadFlags::MOVED_TO);
+
+/// What means that a file may appear unseen.
+const UNWATCHED: inotify::ReadFlags = inotify::ReadFlags::DELETE_SELF
+    .union(inotify::ReadFlags::MOVE_SELF)
+    .union(inotify::ReadFlags::IGNORED)
+    .union(inotify::ReadFlags::UNMOUNT)
+    .union(inotify::ReadFlags::QUEUE_OVERFLOW);
