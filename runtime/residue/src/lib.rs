@@ -33,7 +33,7 @@
 //! It holds every form it looks for, in its own memory. So it never scans itself
 //! ([`ScanError::OwnProcess`]), and a scan of *physical* memory (`/proc/kcore`, the image of a
 //! virtual machine) belongs on another machine than the one whose memory is read, or in the host
-//! of that virtual machine. It also must not run on the host before the dump is taken.
+//! of that virtual machine.
 //!
 //! # Invariant
 //!
