@@ -16,11 +16,7 @@ enum Task {
     Signer(signer::SignerArgs),
 }
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place that prints"
-)]
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 fn main() -> ExitCode {
     let done = match Task::parse() {
         Task::Signer(args) => signer::run(&args),

@@ -57,10 +57,7 @@ pub(crate) fn run(args: &SignerArgs) -> Result<SignerReport, SignerError> {
     write(&recorded.module, &built)?;
     write(&recorded.digest, digest_line.as_bytes())?;
     write(&recorded.toolchain, versions.as_bytes())?;
-    Ok(SignerReport::Built {
-        sha256,
-        bytes: built.len(),
-    })
+    Ok(SignerReport::Built { sha256, bytes: built.len() })
 }
 
 /// What was found or made.
@@ -155,10 +152,9 @@ impl Toolchain {
     /// the `rustc` that runs this.
     fn find(rustc: &Path) -> Result<Self, SignerError> {
         let sysroot = sysroot(rustc.as_os_str()).map_err(|error| match error {
-            SignerError::Start { source, .. } => SignerError::NoCompiler {
-                path: rustc.to_owned(),
-                source,
-            },
+            SignerError::Start { source, .. } => {
+                SignerError::NoCompiler { path: rustc.to_owned(), source }
+            }
             other => other,
         })?;
         let library = sysroot.join("lib/rustlib/src/rust/library");
@@ -171,11 +167,7 @@ impl Toolchain {
             .map(|sysroot| sysroot.join(LINKER))
             .find(|linker| linker.exists())
             .ok_or(SignerError::NoLinker)?;
-        Ok(Self {
-            rustc: rustc.to_owned(),
-            cargo: rustc.with_file_name("cargo"),
-            linker,
-        })
+        Ok(Self { rustc: rustc.to_owned(), cargo: rustc.with_file_name("cargo"), linker })
     }
 
     /// What the bytes of the module depend on, one line each.
@@ -197,14 +189,7 @@ impl Toolchain {
         cargo
             .current_dir(repository())
             .args(["rustc", "--locked", "--package", "evanesce-signer", "--lib"])
-            .args([
-                "--crate-type",
-                "cdylib",
-                "--profile",
-                "signer",
-                "--target",
-                TARGET,
-            ])
+            .args(["--crate-type", "cdylib", "--profile", "signer", "--target", TARGET])
             .args(["-Zbuild-std=core,compiler_builtins"])
             .args(["-Zbuild-std-features=compiler-builtins-mem"])
             .env("RUSTC", &self.rustc)
@@ -239,19 +224,8 @@ fn rustflags() -> String {
 /// Whether a variable would change the build; what reaches a registry stays.
 fn steers_a_build(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    let steers = [
-        "RUSTC",
-        "RUSTFLAGS",
-        "RUSTUP_TOOLCHAIN",
-        "CARGO_ENCODED_RUSTFLAGS",
-    ];
-    let families = [
-        "RUSTC_",
-        "CARGO_BUILD_",
-        "CARGO_PROFILE_",
-        "CARGO_TARGET_",
-        "CARGO_UNSTABLE_",
-    ];
+    let steers = ["RUSTC", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "CARGO_ENCODED_RUSTFLAGS"];
+    let families = ["RUSTC_", "CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_UNSTABLE_"];
     steers.contains(&&*name) || families.iter().any(|family| name.starts_with(family))
 }
 
@@ -268,14 +242,9 @@ fn sysroot_of_path() -> Option<PathBuf> {
 /// Runs a command to its end and takes what it printed.
 fn output(command: &mut Command) -> Result<String, SignerError> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command.output().map_err(|source| SignerError::Start {
-        program: program.clone(),
-        source,
-    })?;
+    let Output { status, stdout, stderr } = command
+        .output()
+        .map_err(|source| SignerError::Start { program: program.clone(), source })?;
     if !status.success() {
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         return Err(SignerError::Failed { program, stderr });
@@ -284,23 +253,15 @@ fn output(command: &mut Command) -> Result<String, SignerError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SignerError> {
-    fs::read(path).map_err(|source| SignerError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|source| SignerError::Read { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), SignerError> {
-    fs::write(path, bytes).map_err(|source| SignerError::Write {
-        path: path.to_owned(),
-        source,
-    })
+    fs::write(path, bytes).map_err(|source| SignerError::Write { path: path.to_owned(), source })
 }
 
 fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the folder `ci` is in the repository")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the folder `ci` is in the repository")
 }
 
 const TARGET: &str = "wasm32-unknown-unknown";

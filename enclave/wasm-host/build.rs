@@ -10,6 +10,10 @@
     unsafe_code,
     reason = "listed in enclave/SAFETY.md; Cranelift's CPU flags are unsafe to set"
 )]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "Cargo speaks to build scripts through the environment"
+)]
 
 use std::path::Path;
 use std::{env, fs};
@@ -24,24 +28,15 @@ mod settings;
 /// x86-64-v2, as Cranelift names its parts. The worker's `cpu.rs` looks for the same.
 ///
 /// A later baseline gains 1 % at most once functions are inlined, and would shut out machines.
-const CPU_FLAGS: [&str; 6] = [
-    "has_sse3",
-    "has_ssse3",
-    "has_sse41",
-    "has_sse42",
-    "has_popcnt",
-    "has_cmpxchg16b",
-];
+const CPU_FLAGS: [&str; 6] =
+    ["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_cmpxchg16b"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/settings.rs");
 
     let found: [u8; 32] = Sha256::digest(SIGNER_WASM).into();
-    assert_eq!(
-        found, SIGNER_WASM_SHA256,
-        "signer.wasm is not the module that signer.sha256 pins"
-    );
+    assert_eq!(found, SIGNER_WASM_SHA256, "signer.wasm is not the module that signer.sha256 pins");
 
     let out = env::var_os("OUT_DIR").expect("Cargo sets OUT_DIR for build scripts");
     write_artefact(Path::new(&out), "signer", SIGNER_WASM);
@@ -51,13 +46,8 @@ fn main() {
 /// Writes `NAME.cwasm` and, for `include!`, `NAME.rs`: a tuple of the digests of module and
 /// artefact.
 fn write_artefact(out: &Path, name: &str, wasm: &[u8]) {
-    let artefact = engine()
-        .precompile_module(wasm)
-        .expect("the pinned module compiles");
-    let digests: [[u8; 32]; 2] = [
-        Sha256::digest(wasm).into(),
-        Sha256::digest(&artefact).into(),
-    ];
+    let artefact = engine().precompile_module(wasm).expect("the pinned module compiles");
+    let digests: [[u8; 32]; 2] = [Sha256::digest(wasm).into(), Sha256::digest(&artefact).into()];
     fs::write(out.join(name).with_extension("rs"), format!("{digests:?}"))
         .expect("OUT_DIR can be written");
     fs::write(out.join(name).with_extension("cwasm"), artefact).expect("OUT_DIR can be written");

@@ -21,20 +21,14 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) const fn new() -> Self {
-        Self {
-            signer: Signer::Empty,
-            input: [0; INPUT_BYTES],
-            output: [0; OUTPUT_BYTES],
-        }
+        Self { signer: Signer::Empty, input: [0; INPUT_BYTES], output: [0; OUTPUT_BYTES] }
     }
 
     /// Loads the seed at the start of the input. Output: the public key.
     #[inline(never)]
     pub(crate) fn load(&mut self, bound_to: i32) -> Status {
         let loaded = match Use::from_code(bound_to) {
-            Some(bound_to) => self
-                .signer
-                .load(self.input.first_chunk().expect(FITS), bound_to),
+            Some(bound_to) => self.signer.load(self.input.first_chunk().expect(FITS), bound_to),
             None => Err(Status::UnknownUse),
         };
         self.input[..SEED_BYTES].fill(0);
@@ -45,9 +39,7 @@ impl Guest {
     #[inline(never)]
     pub(crate) fn generate(&mut self, bound_to: i32) -> Status {
         let born = match Use::from_code(bound_to) {
-            Some(bound_to) => self
-                .signer
-                .generate(self.input.first_chunk().expect(FITS), bound_to),
+            Some(bound_to) => self.signer.generate(self.input.first_chunk().expect(FITS), bound_to),
             None => Err(Status::UnknownUse),
         };
         self.input[..ENTROPY_BYTES].fill(0);
@@ -75,10 +67,7 @@ impl Guest {
     /// Output: the signature.
     #[inline(never)]
     pub(crate) fn sign_digest(&mut self, context_bytes: i32) -> Status {
-        let (digest, rest) = self
-            .input
-            .split_first_chunk_mut::<DIGEST_BYTES>()
-            .expect(FITS);
+        let (digest, rest) = self.input.split_first_chunk_mut::<DIGEST_BYTES>().expect(FITS);
         let Some(context) = prefix(&mut rest[..CONTEXT_BYTES_MAX], context_bytes) else {
             return self.answer::<0>(Err(Status::TooLong));
         };

@@ -21,10 +21,7 @@
 
 #![cfg_attr(target_arch = "wasm32", no_std)]
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
-#![cfg_attr(
-    target_arch = "wasm32",
-    expect(unsafe_code, reason = "exports and statics: shim.rs")
-)]
+#![cfg_attr(target_arch = "wasm32", expect(unsafe_code, reason = "exports and statics: shim.rs"))]
 
 pub mod abi;
 

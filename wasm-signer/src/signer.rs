@@ -49,11 +49,7 @@ impl Signer {
         }
         let secret = ExpandedSecretKey::from_bytes(&Sha512::digest(seed).into());
         let public = VerifyingKey::from(&secret);
-        *self = Self::Loaded(Key {
-            secret,
-            public,
-            bound_to,
-        });
+        *self = Self::Loaded(Key { secret, public, bound_to });
         Ok(())
     }
 
@@ -63,13 +59,8 @@ impl Signer {
         entropy: &[u8; ENTROPY_BYTES],
         bound_to: Use,
     ) -> Result<(), Status> {
-        let hash = Sha512::new()
-            .chain_update(BIRTH_TAG)
-            .chain_update(entropy)
-            .finalize();
-        let (seed, _) = hash
-            .split_first_chunk()
-            .expect("SHA-512 is longer than a seed");
+        let hash = Sha512::new().chain_update(BIRTH_TAG).chain_update(entropy).finalize();
+        let (seed, _) = hash.split_first_chunk().expect("SHA-512 is longer than a seed");
         self.load(seed, bound_to)
     }
 

@@ -80,9 +80,7 @@ pub fn ed25519_seed<'s>(
             found: algorithm_name(info.algorithm.oid),
         });
     }
-    let malformed = || KeyFormatError::Malformed {
-        expected: "Ed25519".into(),
-    };
+    let malformed = || KeyFormatError::Malformed { expected: "Ed25519".into() };
     if info.algorithm.parameters.is_some() {
         return Err(malformed());
     }
@@ -108,10 +106,7 @@ pub fn ed25519_seed<'s>(
 pub fn p256_key(text: &[u8], scratch: &mut [u8]) -> Result<p256::SecretKey, KeyFormatError> {
     let der = private_key_der(text, scratch)?;
     let info = PrivateKeyInfoRef::try_from(der).map_err(|_| KeyFormatError::NotPkcs8)?;
-    let algorithm = |found| KeyFormatError::Algorithm {
-        expected: "P-256".into(),
-        found,
-    };
+    let algorithm = |found| KeyFormatError::Algorithm { expected: "P-256".into(), found };
     if info.algorithm.oid != EC_OID {
         return Err(algorithm(algorithm_name(info.algorithm.oid)));
     }
@@ -119,14 +114,11 @@ pub fn p256_key(text: &[u8], scratch: &mut [u8]) -> Result<p256::SecretKey, KeyF
         Ok(P256_OID) => {}
         Ok(other) => return Err(algorithm(algorithm_name(other))),
         Err(_) => {
-            return Err(KeyFormatError::Malformed {
-                expected: "P-256".into(),
-            });
+            return Err(KeyFormatError::Malformed { expected: "P-256".into() });
         }
     }
-    p256::SecretKey::from_pkcs8_der(der).map_err(|_| KeyFormatError::Malformed {
-        expected: "P-256".into(),
-    })
+    p256::SecretKey::from_pkcs8_der(der)
+        .map_err(|_| KeyFormatError::Malformed { expected: "P-256".into() })
 }
 
 /// Takes the armour off and checks that it is for an unencrypted private key.
@@ -140,9 +132,7 @@ fn private_key_der<'s>(text: &[u8], scratch: &'s mut [u8]) -> Result<&'s [u8], K
     }
     let label = pem_rfc7468::decode_label(text).map_err(|_| KeyFormatError::NotPem)?;
     if label != PRIVATE_KEY_LABEL {
-        return Err(KeyFormatError::Label {
-            found: label.chars().take(64).collect(),
-        });
+        return Err(KeyFormatError::Label { found: label.chars().take(64).collect() });
     }
     match pem_rfc7468::decode(text, scratch) {
         Ok((_, der)) => Ok(der),
@@ -215,10 +205,7 @@ mod tests {
         let derived = ed25519_dalek::SigningKey::from_bytes(key.as_bytes()).verifying_key();
 
         assert_eq!(key.check_public_key(derived.as_bytes()), Ok(()));
-        assert_eq!(
-            key.check_public_key(&[0; 32]),
-            Err(KeyFormatError::PublicKeyMismatch)
-        );
+        assert_eq!(key.check_public_key(&[0; 32]), Err(KeyFormatError::PublicKeyMismatch));
     }
 
     #[test]
@@ -237,18 +224,13 @@ mod tests {
         let label = RFC8410.replace("PRIVATE KEY", "OPENSSH PRIVATE KEY");
         assert_eq!(
             read(&label),
-            Err(KeyFormatError::Label {
-                found: "OPENSSH PRIVATE KEY".into()
-            })
+            Err(KeyFormatError::Label { found: "OPENSSH PRIVATE KEY".into() })
         );
         // X25519: the last number of the algorithm identifier is 110 instead of 112.
         let x25519 = RFC8410.replace("MC4CAQAwBQYDK2Vw", "MC4CAQAwBQYDK2Vu");
         assert_eq!(
             read(&x25519),
-            Err(KeyFormatError::Algorithm {
-                expected: "Ed25519".into(),
-                found: "X25519".into()
-            })
+            Err(KeyFormatError::Algorithm { expected: "Ed25519".into(), found: "X25519".into() })
         );
     }
 
@@ -263,17 +245,11 @@ mod tests {
         assert!(p256_key(text.as_bytes(), &mut scratch).is_ok_and(|read| read == key));
         assert_eq!(
             p256_key(RFC8410.as_bytes(), &mut scratch).err(),
-            Some(KeyFormatError::Algorithm {
-                expected: "P-256".into(),
-                found: "Ed25519".into()
-            })
+            Some(KeyFormatError::Algorithm { expected: "P-256".into(), found: "Ed25519".into() })
         );
         assert_eq!(
             read(&text),
-            Err(KeyFormatError::Algorithm {
-                expected: "Ed25519".into(),
-                found: "ECDSA".into()
-            })
+            Err(KeyFormatError::Algorithm { expected: "Ed25519".into(), found: "ECDSA".into() })
         );
     }
 

@@ -44,20 +44,11 @@ impl Arena {
     /// As [`Region::map`], and [`ARENAS_MAX`] arenas being live already.
     pub fn map(name: &'static str, bytes: PageBytes, strength: Strength) -> Result<Self, MapError> {
         if u32::try_from(bytes.get()).is_err() {
-            return Err(MapError::Reserve {
-                bytes: bytes.get(),
-                source: Errno::NOMEM,
-            });
+            return Err(MapError::Reserve { bytes: bytes.get(), source: Errno::NOMEM });
         }
         let region = Region::map(name, bytes, strength)?;
-        let span = Span {
-            start: region.base().as_ptr().expose_provenance(),
-            bytes: bytes.get(),
-        };
-        let slot = SLOTS
-            .iter()
-            .find(|slot| slot.claim(span))
-            .ok_or(MapError::TooManyRegions)?;
+        let span = Span { start: region.base().as_ptr().expose_provenance(), bytes: bytes.get() };
+        let slot = SLOTS.iter().find(|slot| slot.claim(span)).ok_or(MapError::TooManyRegions)?;
         Ok(Self { region, slot })
     }
 
@@ -153,10 +144,7 @@ impl ScopedAllocator {
     pub fn within<R>(arena: &Arena, f: impl FnOnce() -> R) -> R {
         let _scope = Scope::enter(arena.slot);
         let probe = black_box(Box::new(0_u8));
-        assert!(
-            arena.contains(&raw const *probe),
-            "ScopedAllocator is not the global allocator"
-        );
+        assert!(arena.contains(&raw const *probe), "ScopedAllocator is not the global allocator");
         drop(probe);
         f()
     }
@@ -215,9 +203,7 @@ struct Scope {
 
 impl Scope {
     fn enter(slot: &'static Slot) -> Self {
-        Self {
-            outer: ACTIVE.replace(Some(slot)),
-        }
+        Self { outer: ACTIVE.replace(Some(slot)) }
     }
 }
 
@@ -242,10 +228,7 @@ struct Slot {
 
 impl Slot {
     const fn empty() -> Self {
-        Self {
-            span: AtomicU64::new(Span::NONE),
-            fill: AtomicU64::new(0),
-        }
+        Self { span: AtomicU64::new(Span::NONE), fill: AtomicU64::new(0) }
     }
 
     fn of(block: *mut u8) -> Option<&'static Self> {
@@ -254,9 +237,7 @@ impl Slot {
 
     fn claim(&self, span: Span) -> bool {
         let (from, to) = (Span::NONE, span.pack());
-        self.span
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        self.span.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     fn release(&self) {
@@ -298,10 +279,7 @@ impl Slot {
                 (_, true) => u32::try_from(offset).ok()?,
                 (_, false) => fill.used_bytes,
             };
-            Some(Fill {
-                live_blocks,
-                used_bytes,
-            })
+            Some(Fill { live_blocks, used_bytes })
         });
     }
 
@@ -320,15 +298,9 @@ impl Slot {
             unsafe { wipe::erase_raw(tail, excess) };
         }
         self.update(|fill| {
-            let end = offset
-                .checked_add(new_size)
-                .filter(|end| *end <= span.bytes)?;
+            let end = offset.checked_add(new_size).filter(|end| *end <= span.bytes)?;
             let is_top = offset + size == fill.used_bytes as usize;
-            let used_bytes = if is_top {
-                u32::try_from(end).ok()?
-            } else {
-                fill.used_bytes
-            };
+            let used_bytes = if is_top { u32::try_from(end).ok()? } else { fill.used_bytes };
             (is_top || new_size <= size).then_some(Fill { used_bytes, ..fill })
         })
     }
@@ -369,16 +341,11 @@ impl Span {
     fn unpack(word: u64) -> Self {
         let pages = word & ((1 << Self::PAGES_BITS) - 1);
         let start = word >> Self::PAGES_BITS;
-        Self {
-            start: start as usize * PAGE_BYTES,
-            bytes: pages as usize * PAGE_BYTES,
-        }
+        Self { start: start as usize * PAGE_BYTES, bytes: pages as usize * PAGE_BYTES }
     }
 
     fn contains(self, address: usize) -> bool {
-        address
-            .checked_sub(self.start)
-            .is_some_and(|offset| offset < self.bytes)
+        address.checked_sub(self.start).is_some_and(|offset| offset < self.bytes)
     }
 }
 
@@ -393,15 +360,9 @@ impl Fill {
         u64::from(self.live_blocks) << 32 | u64::from(self.used_bytes)
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the halves are what is wanted"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "the halves are what is wanted")]
     fn unpack(word: u64) -> Self {
-        Self {
-            live_blocks: (word >> 32) as u32,
-            used_bytes: word as u32,
-        }
+        Self { live_blocks: (word >> 32) as u32, used_bytes: word as u32 }
     }
 }
 

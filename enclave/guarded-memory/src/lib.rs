@@ -30,10 +30,7 @@
 //! This crate reads no environment, logs nothing and never copies out of a guarded range. The
 //! invariants of its `unsafe` code are numbered in the docs of the types that carry them.
 
-#![expect(
-    unsafe_code,
-    reason = "listed in enclave/SAFETY.md; the wrappers here are its purpose"
-)]
+#![expect(unsafe_code, reason = "listed in enclave/SAFETY.md; the wrappers here are its purpose")]
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 compile_error!("secret pages and the register patterns are implemented for x86_64 Linux alone");

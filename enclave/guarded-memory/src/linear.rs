@@ -37,10 +37,7 @@ impl LinearMemory {
         let reserved_bytes = reserved_bytes.max(accessible.get());
         let tail_bytes = (reserved_bytes - accessible.get()).saturating_add(guard_bytes);
         let region = Region::map_with_tail(name, accessible, tail_bytes, strength)?;
-        Ok(Self {
-            region,
-            reserved_bytes,
-        })
+        Ok(Self { region, reserved_bytes })
     }
 
     /// Overwrites the accessible part with zero and reads it back; see [`Region::wipe`].

@@ -39,10 +39,7 @@ mod tests {
     #[test]
     fn sizes_round_up_to_whole_pages_and_never_to_none() {
         for (bytes, expected) in [(0, 4096), (1, 4096), (4096, 4096), (4097, 8192)] {
-            assert_eq!(
-                PageBytes::holding(bytes).map(PageBytes::get),
-                Some(expected)
-            );
+            assert_eq!(PageBytes::holding(bytes).map(PageBytes::get), Some(expected));
         }
     }
 

@@ -100,11 +100,7 @@ impl Region {
             bytes: region.len(),
             backing,
         });
-        if registered {
-            Ok(region)
-        } else {
-            Err(MapError::TooManyRegions)
-        }
+        if registered { Ok(region) } else { Err(MapError::TooManyRegions) }
     }
 
     /// Overwrites every byte with zero and reads every byte back. The region can be used again.
@@ -226,15 +222,9 @@ impl Reservation {
             .checked_add(tail_bytes)
             .and_then(|sum| sum.checked_add(2 * GUARD_BYTES))
             .and_then(PageBytes::holding)
-            .ok_or(MapError::Reserve {
-                bytes: bytes.get(),
-                source: Errno::NOMEM,
-            })?
+            .ok_or(MapError::Reserve { bytes: bytes.get(), source: Errno::NOMEM })?
             .get();
-        let failed = |source| MapError::Reserve {
-            bytes: outer_bytes,
-            source,
-        };
+        let failed = |source| MapError::Reserve { bytes: outer_bytes, source };
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a null hint and no MAP_FIXED: the kernel picks addresses that nothing else uses.
         let outer = unsafe {
@@ -244,12 +234,7 @@ impl Reservation {
         let outer = NonNull::new(outer.cast::<u8>()).ok_or(failed(Errno::NOMEM))?;
         // SAFETY: `GUARD_BYTES` is less than `outer_bytes`, the size of the mapping just made.
         let base = unsafe { outer.add(GUARD_BYTES) };
-        Ok(Self {
-            outer,
-            outer_bytes,
-            base,
-            bytes,
-        })
+        Ok(Self { outer, outer_bytes, base, bytes })
     }
 
     fn back_with_secret_pages(&self) -> Result<(), MapError> {
@@ -261,14 +246,7 @@ impl Reservation {
         // SAFETY: MAP_FIXED replaces pages of our own reservation (invariants 1 and 2), which are
         // `PROT_NONE`, so that nobody holds a reference into them.
         let mapped = unsafe {
-            rustix::mm::mmap(
-                self.base().cast(),
-                self.bytes.get(),
-                protection,
-                flags,
-                &file,
-                0,
-            )
+            rustix::mm::mmap(self.base().cast(), self.bytes.get(), protection, flags, &file, 0)
         };
         mapped.map_err(|source| match source {
             Errno::AGAIN => self.memlock_too_low(source),
@@ -314,10 +292,7 @@ impl Reservation {
         // SAFETY: what a child inherits and what a core file holds of pages of our own (invariant
         // 1) changes nothing in this process.
         unsafe { rustix::mm::madvise(self.outer.as_ptr().cast(), self.outer_bytes, advice) }
-            .map_err(|source| MapError::Advise {
-                advice: name,
-                source,
-            })
+            .map_err(|source| MapError::Advise { advice: name, source })
     }
 
     fn memlock_too_low(&self, source: Errno) -> MapError {

@@ -108,10 +108,7 @@ pub fn quiesce_and_poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> 
 ///
 /// Only until other code runs: code compiled for AVX may zero upper halves when it returns.
 pub fn quiesce() {
-    let mut no_time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     fill_and_ppoll(vector_state(), &mut [], Some(&mut no_time));
 }
 
@@ -168,19 +165,13 @@ mod tests {
             if state == VectorState::Avx && vector_state() == VectorState::Sse {
                 continue;
             }
-            let mut no_time = libc::timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
+            let mut no_time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
             let mut words = [0_u64; 16 * 4];
 
             assert_eq!(fill_and_ppoll(state, &mut [], Some(&mut no_time)), 0);
             store(words_each, &mut words);
 
-            assert!(
-                words[..16 * words_each].iter().all(|word| *word == PATTERN),
-                "{state:?}"
-            );
+            assert!(words[..16 * words_each].iter().all(|word| *word == PATTERN), "{state:?}");
         }
     }
 

@@ -34,11 +34,7 @@ pub fn for_each(f: impl FnMut(&RangeInfo)) {
 
 /// Bytes that the live ranges hold locked together; all of them count against RLIMIT_MEMLOCK.
 pub fn locked_bytes() -> u64 {
-    ranges()
-        .iter()
-        .flatten()
-        .map(|range| range.bytes as u64)
-        .sum()
+    ranges().iter().flatten().map(|range| range.bytes as u64).sum()
 }
 
 /// Overwrites every live range with zero, the stack this runs on included, then ends the process by

@@ -27,9 +27,7 @@ impl GuardedStack {
     ///
     /// As [`Region::map`].
     pub fn map(name: &'static str, bytes: PageBytes, strength: Strength) -> Result<Self, MapError> {
-        Ok(Self {
-            region: Region::map(name, bytes, strength)?,
-        })
+        Ok(Self { region: Region::map(name, bytes, strength)? })
     }
 
     /// Runs `f` on this stack and returns on the caller's.
@@ -62,8 +60,7 @@ impl GuardedStack {
     /// Bytes from the top down to the lowest that is not zero: on a stack that was wiped before,
     /// how deep the calls since then went.
     pub fn used_bytes(&self) -> usize {
-        self.region
-            .with(|stack| stack.len() - wipe::first_non_zero(stack).unwrap_or(stack.len()))
+        self.region.with(|stack| stack.len() - wipe::first_non_zero(stack).unwrap_or(stack.len()))
     }
 
     /// The addresses of the stack, without its fences. It grows down from the end.

@@ -56,15 +56,8 @@ pub(crate) fn first_non_zero(bytes: &[u8]) -> Option<usize> {
         .iter()
         .position(|word| read(word) != 0)
         .map_or(head.len() + 8 * words.len(), |index| head.len() + 8 * index);
-    let from = if head.iter().any(|byte| read(byte) != 0) {
-        0
-    } else {
-        zeros
-    };
-    bytes[from..]
-        .iter()
-        .position(|byte| read(byte) != 0)
-        .map(|index| from + index)
+    let from = if head.iter().any(|byte| read(byte) != 0) { 0 } else { zeros };
+    bytes[from..].iter().position(|byte| read(byte) != 0).map(|index| from + index)
 }
 
 fn read<T: Copy>(place: &T) -> T {
@@ -123,12 +116,7 @@ mod tests {
                 let mut memory = [0xa7_u8; 40];
                 wipe(&mut memory[start..end]).unwrap();
                 assert!(memory[start..end].iter().all(|byte| *byte == 0));
-                assert!(
-                    memory[..start]
-                        .iter()
-                        .chain(&memory[end..])
-                        .all(|byte| *byte == 0xa7)
-                );
+                assert!(memory[..start].iter().chain(&memory[end..]).all(|byte| *byte == 0xa7));
             }
         }
     }
@@ -156,9 +144,6 @@ mod tests {
     fn the_first_of_several_missed_bytes_is_the_one_reported() {
         let mut memory = [0_u8; 64];
         let sabotaged = |bytes: &mut [u8]| bytes[13..].fill(1);
-        assert_eq!(
-            wipe_with(sabotaged, &mut memory),
-            Err(WipeError { offset: 13 })
-        );
+        assert_eq!(wipe_with(sabotaged, &mut memory), Err(WipeError { offset: 13 }));
     }
 }

@@ -50,11 +50,7 @@ fn a_block_that_grows_after_the_scope_stays_in_the_arena() {
     top.reserve_exact(100);
     below.reserve_exact(1000);
 
-    assert_eq!(
-        top.as_ptr().addr(),
-        top_was,
-        "the topmost block has room to grow"
-    );
+    assert_eq!(top.as_ptr().addr(), top_was, "the topmost block has room to grow");
     assert_ne!(below.as_ptr().addr(), below_was);
     assert!(arena.contains(below.as_ptr()));
     assert_eq!((below, top), (vec![1_u8; 10], vec![2_u8; 10]));

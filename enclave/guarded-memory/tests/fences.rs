@@ -22,11 +22,7 @@ fn a_read_past_either_end_of_a_region_kills_the_process() {
     assert_eq!(read_in_child(0), SUCCESS);
     assert_eq!(read_in_child(end - start - 1), SUCCESS);
     for offset in [end - start, end - start + GUARD_BYTES - 1] {
-        assert_eq!(
-            read_in_child(offset),
-            SEGMENTATION_FAULT,
-            "{offset} bytes from the start"
-        );
+        assert_eq!(read_in_child(offset), SEGMENTATION_FAULT, "{offset} bytes from the start");
     }
     for before in [1, GUARD_BYTES] {
         assert_eq!(
@@ -50,10 +46,7 @@ fn a_forked_child_does_not_have_the_pages() {
     // Then only the ordinary one is there.
     assert_eq!(in_child(|| assert_eq!(touch(ordinary_start), 1)), SUCCESS);
     assert_eq!(in_child(|| touch(region_start)), SEGMENTATION_FAULT);
-    assert_eq!(
-        in_child(|| touch(region_start + region.len() - 1)),
-        SEGMENTATION_FAULT
-    );
+    assert_eq!(in_child(|| touch(region_start + region.len() - 1)), SEGMENTATION_FAULT);
 }
 
 #[test]
@@ -62,10 +55,7 @@ fn linear_memory_is_zero_where_it_is_accessible_and_fenced_off_behind() {
     const RESERVED: usize = 4 << 30;
     const GUARD: usize = 32 << 20;
     let memory = LinearMemory::map("guest", kib(64), RESERVED, GUARD, Strength::Strict).unwrap();
-    assert_eq!(
-        (memory.accessible_bytes(), memory.reserved_bytes()),
-        (64 << 10, RESERVED)
-    );
+    assert_eq!((memory.accessible_bytes(), memory.reserved_bytes()), (64 << 10, RESERVED));
 
     let read_in_child = |offset: usize| {
         in_child(|| {
@@ -78,11 +68,7 @@ fn linear_memory_is_zero_where_it_is_accessible_and_fenced_off_behind() {
     assert_eq!(read_in_child(0), SUCCESS);
     assert_eq!(read_in_child((64 << 10) - 1), SUCCESS);
     for offset in [64 << 10, RESERVED - 1, RESERVED, RESERVED + GUARD - 1] {
-        assert_eq!(
-            read_in_child(offset),
-            SEGMENTATION_FAULT,
-            "offset {offset:#x}"
-        );
+        assert_eq!(read_in_child(offset), SEGMENTATION_FAULT, "offset {offset:#x}");
     }
 }
 
@@ -91,12 +77,7 @@ fn a_recursion_without_end_meets_the_fence_below_the_stack() {
     let _alone = alone();
     fn deeper(depth: u64) -> u64 {
         let frame = std::hint::black_box([depth; 64]);
-        frame[7]
-            + if depth == u64::MAX {
-                0
-            } else {
-                deeper(depth + 1)
-            }
+        frame[7] + if depth == u64::MAX { 0 } else { deeper(depth + 1) }
     }
 
     let ended = in_child(|| {

@@ -36,13 +36,7 @@ fn wiping_all_leaves_nothing_in_any_range_not_even_in_the_stack_it_ran_on() {
     });
     let region_and_stack = shown_by(child);
     for start in region_and_stack {
-        assert!(
-            peek_all(child, start)
-                .iter()
-                .filter(|byte| **byte == CANARY)
-                .count()
-                >= 1024
-        );
+        assert!(peek_all(child, start).iter().filter(|byte| **byte == CANARY).count() >= 1024);
     }
 
     // When it wipes all and aborts, on that stack,
@@ -82,10 +76,7 @@ fn shown_by(child: libc::pid_t) -> [usize; 2] {
 }
 
 fn peek_all(child: libc::pid_t, start: usize) -> Vec<u8> {
-    (start..start + BYTES)
-        .step_by(8)
-        .flat_map(|at| peek(child, at).to_ne_bytes())
-        .collect()
+    (start..start + BYTES).step_by(8).flat_map(|at| peek(child, at).to_ne_bytes()).collect()
 }
 
 fn peek(child: libc::pid_t, address: usize) -> usize {

@@ -19,12 +19,7 @@ fn strict_means_that_without_secret_pages_there_is_no_region() {
         take_secret_pages_away();
         let refused = Region::map("strict", kib(4), Strength::Strict).unwrap_err();
         assert!(
-            matches!(
-                refused,
-                MapError::SecretPagesUnavailable {
-                    source: Errno::NOSYS
-                }
-            ),
+            matches!(refused, MapError::SecretPagesUnavailable { source: Errno::NOSYS }),
             "{refused:?}",
         );
         assert_eq!(registry::locked_bytes(), 0);
@@ -90,10 +85,7 @@ fn a_descriptor_is_read_to_its_end_and_not_beyond_the_limit() {
     assert_eq!(fill(4095, 8192).unwrap(), 4095);
     for (bytes, bytes_max) in [(101, 100), (4096, 4096), (5000, 8192)] {
         let refused = fill(bytes, bytes_max).unwrap_err();
-        assert!(
-            matches!(refused, FillError::TooLong { .. }),
-            "{bytes}: {refused:?}"
-        );
+        assert!(matches!(refused, FillError::TooLong { .. }), "{bytes}: {refused:?}");
     }
     region.with(|bytes| assert!(bytes.iter().all(|byte| *byte == 7)));
 }
@@ -135,10 +127,7 @@ fn a_scope_is_refused_where_the_scoped_allocator_is_not_installed() {
 
 /// Lowers the limit and gives up the privilege to ignore it, if there is one.
 fn limit_locked_memory(bytes: u64) {
-    let limit = libc::rlimit {
-        rlim_cur: bytes,
-        rlim_max: bytes,
-    };
+    let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
     // SAFETY: the kernel reads the local.
     let limited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
     assert_eq!(limited, 0);

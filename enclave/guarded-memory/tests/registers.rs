@@ -25,11 +25,7 @@ struct SaveArea([u8; 16 << 10]);
 #[test]
 fn a_poll_returns_what_ppoll_returns() {
     let (reader, writer) = std::io::pipe().unwrap();
-    let mut fds = [libc::pollfd {
-        fd: reader.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    }];
+    let mut fds = [libc::pollfd { fd: reader.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
 
     assert_eq!(quiesce_and_poll(&mut fds, Some(Duration::ZERO)).unwrap(), 0);
     drop(writer);
@@ -65,11 +61,7 @@ fn a_save_area_that_held_a_key_keeps_it_after_zeroing_but_not_after_quiescing() 
     plant();
     zero_vectors();
     save_compact(&mut area);
-    assert!(
-        count_planted(&area.0) >= 16,
-        "zeroing was enough: {}",
-        count_planted(&area.0)
-    );
+    assert!(count_planted(&area.0) >= 16, "zeroing was enough: {}", count_planted(&area.0));
 
     plant();
     quiesce();
@@ -89,27 +81,14 @@ fn a_thread_that_waits_has_the_pattern_in_every_register_that_can_hold_a_key() {
     assert_eq!(count_planted(&waiting.extended), 0);
     for (name, range) in vector_components() {
         let component = &waiting.extended[range];
-        assert!(
-            component
-                .chunks(8)
-                .all(|word| word == PATTERN.to_ne_bytes()),
-            "{name}"
-        );
+        assert!(component.chunks(8).all(|word| word == PATTERN.to_ne_bytes()), "{name}");
     }
     if vector_state() == VectorState::Avx512 {
         let masks = &waiting.extended[component(5)];
-        assert!(
-            masks
-                .chunks(8)
-                .all(|mask| mask == (PATTERN & 0xffff).to_ne_bytes())
-        );
+        assert!(masks.chunks(8).all(|mask| mask == (PATTERN & 0xffff).to_ne_bytes()));
     }
     for register in waiting.extended[X87].chunks(16) {
-        assert_eq!(
-            register[..10],
-            [0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f],
-            "1.0 in 80 bits"
-        );
+        assert_eq!(register[..10], [0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f], "1.0 in 80 bits");
     }
     let general = waiting.general;
     for (name, value) in [
@@ -146,11 +125,7 @@ fn a_thread_that_waits_without_quiescing_shows_what_it_computed_with() {
         VectorState::Avx => 16 * 4,
         _ => 16 * 2,
     };
-    assert!(
-        count_planted(&waiting.extended) >= expected,
-        "{}",
-        count_planted(&waiting.extended)
-    );
+    assert!(count_planted(&waiting.extended) >= expected, "{}", count_planted(&waiting.extended));
 }
 
 struct WaitingState {
@@ -174,17 +149,10 @@ fn state_in_ppoll<R>(body: impl FnOnce() -> R) -> WaitingState {
         trace(libc::PTRACE_SYSCALL, child, 0, 0);
         let status = wait(child);
         assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}");
-        assert_eq!(
-            libc::WSTOPSIG(status),
-            libc::SIGTRAP | 0x80,
-            "not a system call"
-        );
+        assert_eq!(libc::WSTOPSIG(status), libc::SIGTRAP | 0x80, "not a system call");
         let general = general_registers(child);
         if general.orig_rax == u64::try_from(libc::SYS_ppoll).unwrap() {
-            break WaitingState {
-                general,
-                extended: extended_registers(child),
-            };
+            break WaitingState { general, extended: extended_registers(child) };
         }
     };
     // SAFETY: ends the child made above, which was not reaped yet.
@@ -196,28 +164,15 @@ fn state_in_ppoll<R>(body: impl FnOnce() -> R) -> WaitingState {
 fn general_registers(child: libc::pid_t) -> libc::user_regs_struct {
     // SAFETY: a structure of integers may be all zero.
     let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-    trace(
-        libc::PTRACE_GETREGS,
-        child,
-        0,
-        (&raw mut registers).expose_provenance(),
-    );
+    trace(libc::PTRACE_GETREGS, child, 0, (&raw mut registers).expose_provenance());
     registers
 }
 
 fn extended_registers(child: libc::pid_t) -> Vec<u8> {
     const NT_X86_XSTATE: usize = 0x202;
     let mut bytes = vec![0_u8; 16 << 10];
-    let mut into = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
-    trace(
-        libc::PTRACE_GETREGSET,
-        child,
-        NT_X86_XSTATE,
-        (&raw mut into).expose_provenance(),
-    );
+    let mut into = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    trace(libc::PTRACE_GETREGSET, child, NT_X86_XSTATE, (&raw mut into).expose_provenance());
     bytes.truncate(into.iov_len);
     bytes
 }
@@ -226,12 +181,7 @@ fn trace(request: libc::c_uint, child: libc::pid_t, address: usize, data: usize)
     // SAFETY: `data` is an option word, or the address of a live structure of the kind that the
     // request fills in.
     let done = unsafe { libc::ptrace(request, child, address, data) };
-    assert_eq!(
-        done,
-        0,
-        "ptrace {request}: {}",
-        std::io::Error::last_os_error()
-    );
+    assert_eq!(done, 0, "ptrace {request}: {}", std::io::Error::last_os_error());
 }
 
 /// Puts [`PLANTED`] into every vector and mask register, as a signature's code would.
@@ -310,10 +260,7 @@ fn save_compact(area: &mut SaveArea) {
 }
 
 fn count_planted(bytes: &[u8]) -> usize {
-    bytes
-        .windows(8)
-        .filter(|window| **window == PLANTED.to_ne_bytes())
-        .count()
+    bytes.windows(8).filter(|window| **window == PLANTED.to_ne_bytes()).count()
 }
 
 /// Where the vector registers are in the standard form of the XSAVE area (Intel SDM volume 1,

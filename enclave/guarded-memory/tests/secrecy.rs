@@ -31,10 +31,7 @@ fn secret_pages_cannot_be_read_from_outside_though_ordinary_ones_can() {
     for read in [read_by_proc_mem, read_by_process_vm_readv] {
         assert_eq!(read(ordinary_at).unwrap(), CANARY);
         let refused = read(region_at).unwrap_err().raw_os_error();
-        assert!(
-            matches!(refused, Some(libc::EFAULT | libc::EIO)),
-            "{refused:?}"
-        );
+        assert!(matches!(refused, Some(libc::EFAULT | libc::EIO)), "{refused:?}");
     }
     region.with(|bytes| assert!(bytes.starts_with(&CANARY)));
 }
@@ -52,12 +49,7 @@ fn every_kind_of_guarded_range_keeps_its_claims_in_smaps() {
     let mut checked = Vec::new();
     registry::for_each(|range| {
         let addresses = range.start..range.start + range.bytes;
-        assert_eq!(
-            check_smaps(addresses, range.backing),
-            Ok(()),
-            "{}",
-            range.name
-        );
+        assert_eq!(check_smaps(addresses, range.backing), Ok(()), "{}", range.name);
         checked.push((range.name, range.bytes >> 10, range.backing));
     });
     checked.sort_unstable_by_key(|(name, ..)| *name);
@@ -93,10 +85,7 @@ fn degraded_pages_say_so_and_keep_the_claims_of_locked_pages() {
         let start = region.base().as_ptr().expose_provenance();
 
         assert_eq!(region.backing(), Backing::LockedPages);
-        assert_eq!(
-            check_smaps(start..start + region.len(), Backing::LockedPages),
-            Ok(())
-        );
+        assert_eq!(check_smaps(start..start + region.len(), Backing::LockedPages), Ok(()));
         assert_eq!(in_child(|| touch(start)), SEGMENTATION_FAULT);
         assert_eq!(in_child(|| touch(start - GUARD_BYTES)), SEGMENTATION_FAULT);
     });
@@ -116,12 +105,7 @@ fn ordinary_memory_fails_the_check() {
     let _alone = alone();
     let ordinary = vec![1_u8; 1 << 20];
     let start = ordinary.as_ptr().addr().next_multiple_of(4096);
-    assert!(
-        check_smaps(start..start + 4096, Backing::SecretPages)
-            .unwrap_err()
-            .len()
-            >= 5
-    );
+    assert!(check_smaps(start..start + 4096, Backing::SecretPages).unwrap_err().len() >= 5);
 }
 
 fn read_by_proc_mem(address: usize) -> io::Result<[u8; 16]> {
@@ -132,20 +116,10 @@ fn read_by_proc_mem(address: usize) -> io::Result<[u8; 16]> {
 
 fn read_by_process_vm_readv(address: usize) -> io::Result<[u8; 16]> {
     let mut bytes = [0_u8; 16];
-    let into = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
-    let from = libc::iovec {
-        iov_base: std::ptr::without_provenance_mut(address),
-        iov_len: 16,
-    };
+    let into = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let from = libc::iovec { iov_base: std::ptr::without_provenance_mut(address), iov_len: 16 };
     let pid = libc::pid_t::try_from(std::process::id()).unwrap();
     // SAFETY: the kernel writes at most 16 bytes to the local array, and checks the source itself.
     let read = unsafe { libc::process_vm_readv(pid, &raw const into, 1, &raw const from, 1, 0) };
-    if read == 16 {
-        Ok(bytes)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if read == 16 { Ok(bytes) } else { Err(io::Error::last_os_error()) }
 }

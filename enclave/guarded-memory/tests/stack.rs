@@ -36,10 +36,7 @@ fn what_a_call_left_behind_is_gone_after_its_wipe() {
     assert!(used_bytes >= 4096, "{used_bytes}");
 
     stack.wipe_used(4096);
-    assert!(
-        stack.used_bytes() > 0,
-        "wiping less than was used leaves the rest"
-    );
+    assert!(stack.used_bytes() > 0, "wiping less than was used leaves the rest");
     stack.wipe_used(used_bytes);
 
     assert_eq!(stack.used_bytes(), 0);
@@ -58,12 +55,7 @@ fn a_stack_can_be_used_again_after_each_wipe() {
 #[test]
 fn a_panic_on_the_stack_goes_on_in_the_caller() {
     let mut stack = stack();
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        stack.run(|| panic!("on the guarded stack"))
-    }));
-    assert_eq!(
-        outcome.unwrap_err().downcast_ref(),
-        Some(&"on the guarded stack")
-    );
+    let outcome = catch_unwind(AssertUnwindSafe(|| stack.run(|| panic!("on the guarded stack"))));
+    assert_eq!(outcome.unwrap_err().downcast_ref(), Some(&"on the guarded stack"));
     assert_eq!(stack.run(|| 7), 7);
 }

@@ -53,10 +53,7 @@ impl Artefact {
     ) -> Result<(Store<()>, Instance), InstantiateError> {
         let found = Digest::of(self.bytes);
         if found != self.digest {
-            return Err(InstantiateError::ArtefactDigest {
-                expected: self.digest,
-                found,
-            });
+            return Err(InstantiateError::ArtefactDigest { expected: self.digest, found });
         }
         // Held to the end, so that the memory goes to this instance.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,50 +63,33 @@ impl Artefact {
         };
         loaded.handover.offer(memory);
         let mut store = Store::new(&loaded.engine, ());
-        let instance = Instance::new(&mut store, &loaded.module, &[]).map_err(|source| {
-            InstantiateError::Load {
-                source: source.into(),
-            }
-        })?;
+        let instance = Instance::new(&mut store, &loaded.module, &[])
+            .map_err(|source| InstantiateError::Load { source: source.into() })?;
         Ok((store, instance))
     }
 
     fn load(&self) -> Result<Loaded, InstantiateError> {
         let handover = Arc::new(Handover::default());
-        let engine = engine(Arc::clone(&handover)).map_err(|source| InstantiateError::Engine {
-            source: source.into(),
-        })?;
+        let engine = engine(Arc::clone(&handover))
+            .map_err(|source| InstantiateError::Engine { source: source.into() })?;
         // SAFETY: invariant 1: the bytes were made by `Engine::precompile_module`, which the digest
         // has just confirmed, and nothing can write to them.
         let module = unsafe { Module::deserialize_raw(&engine, NonNull::from(self.bytes)) }
-            .map_err(|source| InstantiateError::Load {
-                source: source.into(),
-            })?;
-        Ok(Loaded {
-            engine,
-            module,
-            handover,
-        })
+            .map_err(|source| InstantiateError::Load { source: source.into() })?;
+        Ok(Loaded { engine, module, handover })
     }
 
     /// The same bytes under a digest that they do not have.
     #[cfg(test)]
     pub(crate) fn with_digest(&self, digest: Digest) -> Self {
         let loaded = Mutex::new(None);
-        Self {
-            bytes: self.bytes,
-            module_digest: self.module_digest,
-            digest,
-            loaded,
-        }
+        Self { bytes: self.bytes, module_digest: self.module_digest, digest, loaded }
     }
 }
 
 fn engine(handover: Arc<Handover>) -> wasmtime::Result<Engine> {
     let mut config = settings::settings()?;
-    config
-        .with_host_memory(handover)
-        .with_custom_code_memory(Some(Arc::new(AlreadyExecutable)));
+    config.with_host_memory(handover).with_custom_code_memory(Some(Arc::new(AlreadyExecutable)));
     Engine::new(&config)
 }
 
@@ -144,12 +124,7 @@ macro_rules! in_text {
         struct Pages([u8; BYTES.len()]);
 
         #[unsafe(link_section = concat!(".text.evanesce_", $name))]
-        static TEXT: Pages = Pages(*include_bytes!(concat!(
-            env!("OUT_DIR"),
-            "/",
-            $name,
-            ".cwasm"
-        )));
+        static TEXT: Pages = Pages(*include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".cwasm")));
 
         Artefact {
             bytes: &TEXT.0,

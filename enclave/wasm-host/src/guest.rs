@@ -91,28 +91,18 @@ impl Guest {
 
         let mut ask = |name| {
             let question: TypedFunc<(), i32> = function(&mut store, instance, name)?;
-            stack
-                .run(|| question.call(&mut store, ()))
-                .map_err(|source| InstantiateError::Broken {
-                    source: BrokenGuest::Trapped {
-                        source: source.into(),
-                    },
-                })
+            stack.run(|| question.call(&mut store, ())).map_err(|source| InstantiateError::Broken {
+                source: BrokenGuest::Trapped { source: source.into() },
+            })
         };
         let found = ask("evanesce_abi")?;
         if found != ABI_VERSION {
-            return Err(InstantiateError::AbiVersion {
-                expected: ABI_VERSION,
-                found,
-            });
+            return Err(InstantiateError::AbiVersion { expected: ABI_VERSION, found });
         }
         let input_at = buffer(ask("evanesce_input")?, INPUT_BYTES, "input buffer")?;
         let output_at = buffer(ask("evanesce_output")?, OUTPUT_BYTES, "output buffer")?;
         if input_at < output_at + OUTPUT_BYTES && output_at < input_at + INPUT_BYTES {
-            return Err(InstantiateError::Interface {
-                part: "pair of buffers",
-                source: None,
-            });
+            return Err(InstantiateError::Interface { part: "pair of buffers", source: None });
         }
 
         // After the first call, and before there is a key: see `SignalStack`.
@@ -168,17 +158,9 @@ impl Guest {
     /// Lets the guest wipe itself, ends the instance, then overwrites all of its memory and both
     /// stacks, and reads every byte back.
     pub(crate) fn wipe(mut self) -> Result<Vec<WipedRegion>, WipeFailed> {
-        let by_guest = self
-            .run(|exports| &exports.wipe, ())
-            .map_err(|source| WipeFailed::Guest { source });
-        let Self {
-            store,
-            watch,
-            mut stack,
-            mut signal_stack,
-            memory,
-            ..
-        } = self;
+        let by_guest =
+            self.run(|exports| &exports.wipe, ()).map_err(|source| WipeFailed::Guest { source });
+        let Self { store, watch, mut stack, mut signal_stack, memory, .. } = self;
         drop(store);
         drop(watch);
         registers::quiesce();
@@ -215,16 +197,12 @@ impl Guest {
         }
         let function = export(&self.exports);
         let (store, stack) = (&mut self.store, &mut self.stack);
-        let answer = self
-            .watch
-            .during(|| stack.run(|| function.call(store, params)));
+        let answer = self.watch.during(|| stack.run(|| function.call(store, params)));
         self.stack.wipe_used(CALL_STACK_BYTES);
         let outcome = match answer {
             Ok(status) if status == Status::Done.code() => Ok(()),
             Ok(status) => Err(BrokenGuest::Answer { status }),
-            Err(source) => Err(BrokenGuest::Trapped {
-                source: source.into(),
-            }),
+            Err(source) => Err(BrokenGuest::Trapped { source: source.into() }),
         };
         self.broken = outcome.is_err();
         outcome
@@ -238,10 +216,7 @@ fn function<P: WasmParams, R: WasmResults>(
 ) -> Result<TypedFunc<P, R>, InstantiateError> {
     instance
         .get_typed_func(store, name)
-        .map_err(|source| InstantiateError::Interface {
-            part: name,
-            source: Some(source.into()),
-        })
+        .map_err(|source| InstantiateError::Interface { part: name, source: Some(source.into()) })
 }
 
 /// Checks a buffer's address against linear memory.

@@ -37,10 +37,7 @@
 //! Key bytes enter linear memory and do not leave it: what comes out is a public key, a signature or
 //! a status. The invariants of `unsafe` code are numbered in the docs of the types that carry them.
 
-#![expect(
-    unsafe_code,
-    reason = "listed in enclave/SAFETY.md; runs machine code in raw memory"
-)]
+#![expect(unsafe_code, reason = "listed in enclave/SAFETY.md; runs machine code in raw memory")]
 
 mod artefact;
 mod cpu;

@@ -96,15 +96,10 @@ unsafe impl MemoryCreator for Handover {
         guard_bytes: usize,
     ) -> Result<Box<dyn wasmtime::LinearMemory>, String> {
         if (minimum_bytes, maximum_bytes) != (MEMORY_BYTES, Some(MEMORY_BYTES)) {
-            return Err(format!(
-                "linear memory is not {MEMORY_BYTES} bytes for good"
-            ));
+            return Err(format!("linear memory is not {MEMORY_BYTES} bytes for good"));
         }
         if (reserved_bytes, guard_bytes)
-            != (
-                Some(bytes(MEMORY_RESERVATION_BYTES)),
-                bytes(MEMORY_GUARD_BYTES),
-            )
+            != (Some(bytes(MEMORY_RESERVATION_BYTES)), bytes(MEMORY_GUARD_BYTES))
         {
             return Err("compiled code counts on another reservation".to_owned());
         }

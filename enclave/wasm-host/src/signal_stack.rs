@@ -33,18 +33,11 @@ impl SignalStack {
         let bytes = PageBytes::holding(HANDLER_BYTES + frame_bytes()).expect("not zero");
         let region = Region::map("signer-signal-stack", bytes, strength)
             .map_err(|source: MapError| InstantiateError::Map { source })?;
-        let stack = stack_t {
-            ss_sp: region.base().as_ptr().cast(),
-            ss_flags: 0,
-            ss_size: region.len(),
-        };
+        let stack =
+            stack_t { ss_sp: region.base().as_ptr().cast(), ss_flags: 0, ss_size: region.len() };
         let previous =
             replace(&stack).map_err(|source| InstantiateError::SignalStack { source })?;
-        Ok(Self {
-            region,
-            previous,
-            _this_thread: PhantomData,
-        })
+        Ok(Self { region, previous, _this_thread: PhantomData })
     }
 
     /// Overwrites all of it and reads it back. No handler is running: handlers do not call this.
@@ -60,10 +53,7 @@ impl SignalStack {
 impl Drop for SignalStack {
     fn drop(&mut self) {
         let restored = replace(&self.previous);
-        debug_assert!(
-            restored.is_ok(),
-            "the kernel gave us this stack: {restored:?}"
-        );
+        debug_assert!(restored.is_ok(), "the kernel gave us this stack: {restored:?}");
     }
 }
 
@@ -76,17 +66,9 @@ fn frame_bytes() -> usize {
 
 /// Installs a stack and gives the one it replaces.
 fn replace(stack: &stack_t) -> io::Result<stack_t> {
-    let mut previous = stack_t {
-        ss_sp: std::ptr::null_mut(),
-        ss_flags: 0,
-        ss_size: 0,
-    };
+    let mut previous = stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
     // SAFETY: both are valid for the call. What `stack` names is mapped for as long as it stays
     // installed (invariant 1), or was installed before by someone who promised the same.
     let answer = unsafe { libc::sigaltstack(stack, &raw mut previous) };
-    if answer == 0 {
-        Ok(previous)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(previous) } else { Err(io::Error::last_os_error()) }
 }

@@ -65,11 +65,7 @@ impl Signer<Fresh> {
         strength: Strength,
     ) -> Result<Self, InstantiateError> {
         let guest = Guest::instantiate(artefact, strength)?;
-        Ok(Self {
-            guest,
-            artefact,
-            phase: Fresh(()),
-        })
+        Ok(Self { guest, artefact, phase: Fresh(()) })
     }
 
     /// Copies a seed (RFC 8032, section 5.1.5: the private key) from guarded memory straight into
@@ -86,8 +82,7 @@ impl Signer<Fresh> {
         if !is_guarded(seed) {
             return Err(LoadError::SeedUnguarded);
         }
-        self.guest
-            .with_input(|input| input[..SEED_BYTES].copy_from_slice(seed));
+        self.guest.with_input(|input| input[..SEED_BYTES].copy_from_slice(seed));
         self.take_key(Step::Load(number(bound_to)), bound_to)
     }
 
@@ -105,19 +100,10 @@ impl Signer<Fresh> {
     }
 
     fn take_key(mut self, step: Step, bound_to: KeyUse) -> Result<Signer<Loaded>, LoadError> {
-        self.guest
-            .call(step)
-            .map_err(|source| LoadError::Broken { source })?;
+        self.guest.call(step).map_err(|source| LoadError::Broken { source })?;
         let public_key = PublicKey::from_bytes(self.guest.output());
-        let phase = Loaded {
-            public_key,
-            bound_to,
-        };
-        Ok(Signer {
-            guest: self.guest,
-            artefact: self.artefact,
-            phase,
-        })
+        let phase = Loaded { public_key, bound_to };
+        Ok(Signer { guest: self.guest, artefact: self.artefact, phase })
     }
 }
 
@@ -131,13 +117,9 @@ impl Signer<Loaded> {
         self.check_use(KeyUse::Message)?;
         let message_bytes = message.len();
         if message_bytes > INPUT_BYTES {
-            return Err(SignError::MessageTooLong {
-                found: message_bytes,
-                max: INPUT_BYTES,
-            });
+            return Err(SignError::MessageTooLong { found: message_bytes, max: INPUT_BYTES });
         }
-        self.guest
-            .with_input(|input| input[..message_bytes].copy_from_slice(message));
+        self.guest.with_input(|input| input[..message_bytes].copy_from_slice(message));
         self.sign(Step::SignMessage { message_bytes })
     }
 
@@ -154,10 +136,7 @@ impl Signer<Loaded> {
         self.check_use(KeyUse::Digest)?;
         let context_bytes = context.len();
         if context_bytes > CONTEXT_BYTES_MAX {
-            return Err(SignError::ContextTooLong {
-                found: context_bytes,
-                max: CONTEXT_BYTES_MAX,
-            });
+            return Err(SignError::ContextTooLong { found: context_bytes, max: CONTEXT_BYTES_MAX });
         }
         self.guest.with_input(|input| {
             input[..DIGEST_BYTES].copy_from_slice(digest);
@@ -174,9 +153,7 @@ impl Signer<Loaded> {
     /// On `Err` the caller has to abort: the regions were overwritten, but something that cannot
     /// happen did.
     pub fn wipe(self) -> Result<WipedSigner, WipeFailed> {
-        Ok(WipedSigner {
-            regions: self.guest.wipe()?,
-        })
+        Ok(WipedSigner { regions: self.guest.wipe()? })
     }
 
     /// The public half of the key.
@@ -191,17 +168,11 @@ impl Signer<Loaded> {
 
     fn check_use(&self, asked: KeyUse) -> Result<(), SignError> {
         let bound_to = self.phase.bound_to;
-        if asked == bound_to {
-            Ok(())
-        } else {
-            Err(SignError::OtherUse { bound_to })
-        }
+        if asked == bound_to { Ok(()) } else { Err(SignError::OtherUse { bound_to }) }
     }
 
     fn sign(&mut self, step: Step) -> Result<[u8; SIGNATURE_BYTES], SignError> {
-        self.guest
-            .call(step)
-            .map_err(|source| SignError::Broken { source })?;
+        self.guest.call(step).map_err(|source| SignError::Broken { source })?;
         Ok(self.guest.output())
     }
 }
@@ -229,9 +200,7 @@ impl<Phase> Signer<Phase> {
 
 impl<Phase: fmt::Debug> fmt::Debug for Signer<Phase> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer")
-            .field("phase", &self.phase)
-            .finish_non_exhaustive()
+        f.debug_struct("Signer").field("phase", &self.phase).finish_non_exhaustive()
     }
 }
 
@@ -315,19 +284,13 @@ mod tests {
     #[test]
     fn no_call_leaves_anything_on_the_guarded_stack() {
         let mut signer = Signer::instantiate(Strength::Strict).unwrap();
-        assert!(
-            signer.stack_used_bytes() > 0,
-            "the control: the first calls leave their frames"
-        );
+        assert!(signer.stack_used_bytes() > 0, "the control: the first calls leave their frames");
         assert!(signer.stack_used_bytes() < CALL_STACK_BYTES / 2);
 
         signer.guest.call(Step::Generate(Use::Message)).unwrap();
         assert_eq!(signer.stack_used_bytes(), 0);
         for message_bytes in [0, 1, 200, INPUT_BYTES] {
-            signer
-                .guest
-                .call(Step::SignMessage { message_bytes })
-                .unwrap();
+            signer.guest.call(Step::SignMessage { message_bytes }).unwrap();
             assert_eq!(signer.stack_used_bytes(), 0, "{message_bytes} bytes");
         }
     }
@@ -340,14 +303,8 @@ mod tests {
         let first = signer.guest.call(unloaded);
         let second = signer.guest.call(unloaded);
 
-        assert!(
-            matches!(first, Err(crate::BrokenGuest::Answer { status: 1 })),
-            "{first:?}"
-        );
-        assert!(
-            matches!(second, Err(crate::BrokenGuest::Earlier)),
-            "{second:?}"
-        );
+        assert!(matches!(first, Err(crate::BrokenGuest::Answer { status: 1 })), "{first:?}");
+        assert!(matches!(second, Err(crate::BrokenGuest::Earlier)), "{second:?}");
     }
 
     /// The child of the next test: does not come back.
@@ -367,19 +324,12 @@ mod tests {
         use std::os::unix::process::ExitStatusExt as _;
 
         let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "--ignored",
-                "signer::tests::child_that_signs_for_ever",
-            ])
+            .args(["--exact", "--ignored", "signer::tests::child_that_signs_for_ever"])
             .output()
             .unwrap();
 
         let aborted = child.status.signal() == Some(libc::SIGABRT);
         // Where another thread of the test harness is the one to take the signal, exit comes first.
-        assert!(
-            aborted || child.status.code() == Some(128 + libc::SIGABRT),
-            "{child:?}"
-        );
+        assert!(aborted || child.status.code() == Some(128 + libc::SIGABRT), "{child:?}");
     }
 }

@@ -48,15 +48,9 @@ impl Watch {
     /// As sigaction(2), timer_create(2) and timer_settime(2).
     pub(crate) fn start() -> io::Result<Self> {
         install_handler()?;
-        let calls: &'static Calls = Box::leak(Box::new(Calls {
-            edges: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-        }));
-        let watch = Self {
-            timer: make_timer(calls)?,
-            calls,
-            _this_thread: PhantomData,
-        };
+        let calls: &'static Calls =
+            Box::leak(Box::new(Calls { edges: AtomicU64::new(0), seen: AtomicU64::new(0) }));
+        let watch = Self { timer: make_timer(calls)?, calls, _this_thread: PhantomData };
         watch.arm()?;
         Ok(watch)
     }
@@ -71,22 +65,12 @@ impl Watch {
     }
 
     fn arm(&self) -> io::Result<()> {
-        let period = libc::timespec {
-            tv_sec: LOOK_EVERY_S,
-            tv_nsec: 0,
-        };
-        let setting = libc::itimerspec {
-            it_interval: period,
-            it_value: period,
-        };
+        let period = libc::timespec { tv_sec: LOOK_EVERY_S, tv_nsec: 0 };
+        let setting = libc::itimerspec { it_interval: period, it_value: period };
         // SAFETY: the timer is ours and alive, the setting is valid for the call.
         let answer =
             unsafe { libc::timer_settime(self.timer, 0, &raw const setting, std::ptr::null_mut()) };
-        if answer == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
@@ -106,11 +90,7 @@ fn install_handler() -> io::Result<()> {
     // SAFETY: the action is valid for the call, and `look` may interrupt any code: it reads and
     // writes atomics and calls nothing that allocates or locks.
     let answer = unsafe { libc::sigaction(SIGNAL, &raw const action, std::ptr::null_mut()) };
-    if answer == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn make_timer(calls: &'static Calls) -> io::Result<timer_t> {
@@ -125,11 +105,7 @@ fn make_timer(calls: &'static Calls) -> io::Result<timer_t> {
     let clock = libc::CLOCK_THREAD_CPUTIME_ID;
     // SAFETY: event and timer are valid for the call.
     let answer = unsafe { libc::timer_create(clock, &raw mut event, &raw mut timer) };
-    if answer == 0 {
-        Ok(timer)
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(timer) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The handler: ends the process when the call of the last look still runs.

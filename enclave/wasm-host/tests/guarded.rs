@@ -22,45 +22,25 @@ fn linear_memory_and_both_stacks_are_secret_pages_and_nothing_remains_after_the_
     for range in &ranges {
         let addresses = range.start as u64..(range.start + range.bytes) as u64;
         let entries = entries_near(&addresses);
-        assert_eq!(
-            smaps::check(&entries, addresses, Backing::SecretPages),
-            Ok(()),
-            "{range:?}"
-        );
+        assert_eq!(smaps::check(&entries, addresses, Backing::SecretPages), Ok(()), "{range:?}");
     }
     let mut names: Vec<_> = ranges.iter().map(|range| range.name).collect();
     names.sort_unstable();
-    assert_eq!(
-        names,
-        ["signer-memory", "signer-signal-stack", "signer-stack"]
-    );
+    assert_eq!(names, ["signer-memory", "signer-signal-stack", "signer-stack"]);
 
     // and the signal stack is the one that this thread's signals use;
-    let signal_stack = ranges
-        .iter()
-        .find(|range| range.name == "signer-signal-stack")
-        .unwrap();
-    assert_eq!(
-        alternate_stack(),
-        Some((signal_stack.start, signal_stack.bytes))
-    );
+    let signal_stack = ranges.iter().find(|range| range.name == "signer-signal-stack").unwrap();
+    assert_eq!(alternate_stack(), Some((signal_stack.start, signal_stack.bytes)));
 
     // and when it is wiped, all of them are gone.
     assert_eq!(signer.wipe().unwrap().regions().len(), 3);
     assert_eq!(registry::locked_bytes(), 0);
-    assert_ne!(
-        alternate_stack(),
-        Some((signal_stack.start, signal_stack.bytes))
-    );
+    assert_ne!(alternate_stack(), Some((signal_stack.start, signal_stack.bytes)));
 }
 
 /// Where this thread's signal handlers run: address and bytes.
 fn alternate_stack() -> Option<(usize, usize)> {
-    let mut stack = libc::stack_t {
-        ss_sp: std::ptr::null_mut(),
-        ss_flags: 0,
-        ss_size: 0,
-    };
+    let mut stack = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: 0, ss_size: 0 };
     // SAFETY: changes nothing and writes to the local.
     let answer = unsafe { libc::sigaltstack(std::ptr::null(), &raw mut stack) };
     assert_eq!(answer, 0);
@@ -86,8 +66,5 @@ fn entries_near(range: &Range<u64>) -> Vec<smaps::Entry> {
 /// The addresses that an entry's first line begins with.
 fn addresses(line: &str) -> Option<(u64, u64)> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
-    Some((
-        u64::from_str_radix(start, 16).ok()?,
-        u64::from_str_radix(end, 16).ok()?,
-    ))
+    Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
 }

@@ -1,5 +1,4 @@
 //! What a signer refuses, and how it ends.
-#![expect(clippy::unwrap_used, reason = "clippy sees tests, not what tests call")]
 
 mod common;
 
@@ -12,10 +11,7 @@ use evanesce_wasm_host::{LoadError, SignError};
 fn a_seed_in_ordinary_memory_is_refused() {
     let seed = [7; 32];
     let refused = fresh().load(&seed, KeyUse::Message);
-    assert!(
-        matches!(refused, Err(LoadError::SeedUnguarded)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(LoadError::SeedUnguarded)), "{refused:?}");
 }
 
 #[test]
@@ -37,29 +33,16 @@ fn a_key_bound_to_messages_signs_no_digest_and_goes_on_signing_messages() {
 fn a_key_bound_to_digests_signs_no_message() {
     let refused = loaded([7; 32], KeyUse::Digest).sign_message(b"a");
     assert!(
-        matches!(
-            refused,
-            Err(SignError::OtherUse {
-                bound_to: KeyUse::Digest
-            })
-        ),
+        matches!(refused, Err(SignError::OtherUse { bound_to: KeyUse::Digest })),
         "{refused:?}"
     );
 }
 
 #[test]
 fn a_message_longer_than_the_input_buffer_is_refused_and_is_not_fatal() {
-    let refused = loaded([7; 32], KeyUse::Message)
-        .sign_message(&[0; 65_537])
-        .unwrap_err();
+    let refused = loaded([7; 32], KeyUse::Message).sign_message(&[0; 65_537]).unwrap_err();
     assert!(
-        matches!(
-            refused,
-            SignError::MessageTooLong {
-                found: 65_537,
-                max: 65_536
-            }
-        ),
+        matches!(refused, SignError::MessageTooLong { found: 65_537, max: 65_536 }),
         "{refused:?}"
     );
     assert!(!refused.is_fatal());
@@ -73,13 +56,7 @@ fn a_context_longer_than_rfc_8032_allows_is_refused() {
     let refused = signer.sign_digest(&[0; 64], &[0; 256]);
 
     assert!(
-        matches!(
-            refused,
-            Err(SignError::ContextTooLong {
-                found: 256,
-                max: 255
-            })
-        ),
+        matches!(refused, Err(SignError::ContextTooLong { found: 256, max: 255 })),
         "{refused:?}"
     );
 }
@@ -98,11 +75,8 @@ fn a_wipe_reads_back_linear_memory_and_both_stacks() {
 
     let wiped = signer.wipe().unwrap();
 
-    let regions: Vec<_> = wiped
-        .regions()
-        .iter()
-        .map(|region| (region.name(), region.bytes()))
-        .collect();
+    let regions: Vec<_> =
+        wiped.regions().iter().map(|region| (region.name(), region.bytes())).collect();
     assert_eq!(
         regions,
         [
@@ -116,9 +90,6 @@ fn a_wipe_reads_back_linear_memory_and_both_stacks() {
 #[test]
 fn the_facts_name_the_committed_module() {
     let facts = fresh().facts();
-    assert_eq!(
-        facts.module_digest.as_bytes(),
-        &evanesce_signer::SIGNER_WASM_SHA256
-    );
+    assert_eq!(facts.module_digest.as_bytes(), &evanesce_signer::SIGNER_WASM_SHA256);
     assert_ne!(facts.artefact_digest, facts.module_digest);
 }

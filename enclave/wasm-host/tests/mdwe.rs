@@ -17,10 +17,7 @@ fn a_signer_works_where_the_kernel_refuses_to_make_memory_executable() {
         .output()
         .unwrap();
     assert!(child.status.success(), "{child:?}");
-    assert!(
-        String::from_utf8_lossy(&child.stdout).contains("1 passed"),
-        "{child:?}"
-    );
+    assert!(String::from_utf8_lossy(&child.stdout).contains("1 passed"), "{child:?}");
 }
 
 #[test]
@@ -43,10 +40,7 @@ fn child_under_mdwe() {
     // then what can be executed is what could be before, and none of it can be written.
     assert_eq!(during, before);
     assert_eq!(executable_mappings(), before);
-    assert!(
-        !before.iter().any(|mapping| mapping.contains("wx")),
-        "{before:?}"
-    );
+    assert!(!before.iter().any(|mapping| mapping.contains("wx")), "{before:?}");
 }
 
 /// A control for the test above: without MDWE there would have been another way.

@@ -5,7 +5,7 @@
 //! effect ends the worker before it was given anything.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 
 use evanesce_guarded_memory::{PAGE_BYTES, registry};
 use evanesce_protocol::Digest;
@@ -44,15 +44,9 @@ impl Open {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(wall("PR_SET_DUMPABLE"))?;
         sys::block_signals().map_err(wall_io("sigprocmask"))?;
         sys::close_from(FIRST_DESCRIPTOR).map_err(wall_io("close_range"))?;
-        let none = Rlimit {
-            current: Some(0),
-            maximum: Some(0),
-        };
+        let none = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, none).map_err(wall("RLIMIT_CORE"))?;
-        let descriptors = Rlimit {
-            current: Some(DESCRIPTORS_MAX),
-            maximum: Some(DESCRIPTORS_MAX),
-        };
+        let descriptors = Rlimit { current: Some(DESCRIPTORS_MAX), maximum: Some(DESCRIPTORS_MAX) };
         setrlimit(Resource::Nofile, descriptors).map_err(wall("RLIMIT_NOFILE"))?;
         set_no_new_privs(true).map_err(wall("PR_SET_NO_NEW_PRIVS"))?;
         drop_capabilities().map_err(wall("capset"))?;
@@ -77,17 +71,12 @@ impl Open {
         let refused_open =
             File::open("/").is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
         seccomp::apply().map_err(|error| match error {
-            seccomp::ApplyError::Compile(_) => Refused::Cage {
-                step: "seccomp filter".into(),
-                errno: 0,
-            },
+            seccomp::ApplyError::Compile(_) => {
+                Refused::Cage { step: "seccomp filter".into(), errno: 0 }
+            }
             seccomp::ApplyError::Install(error) => wall_io("seccomp")(error),
         })?;
-        Ok(Closed {
-            smaps: self.smaps,
-            landlock_abi,
-            refused_open,
-        })
+        Ok(Closed { smaps: self.smaps, landlock_abi, refused_open })
     }
 }
 
@@ -105,11 +94,8 @@ impl Closed {
     /// # Errors
     ///
     /// [`Refused::Cage`] where something cannot be read back.
-    pub fn report(mut self, signer_module: Option<Digest>) -> Result<CageReport, Refused> {
-        let mut text = String::new();
-        self.smaps
-            .read_to_string(&mut text)
-            .map_err(wall_io("read smaps"))?;
+    pub fn report(self, signer_module: Option<Digest>) -> Result<CageReport, Refused> {
+        let text = read_to_end(&self.smaps).map_err(wall("read smaps"))?;
         drop(self.smaps);
         let core = getrlimit(Resource::Core);
         let unlimited = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
@@ -133,22 +119,12 @@ impl Closed {
 /// Empties every capability set, for the case that the operator is root.
 fn drop_capabilities() -> Result<(), Errno> {
     let none = CapabilitySet::empty();
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: none,
-            permitted: none,
-            inheritable: none,
-        },
-    )
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
 }
 
 /// Landlock down to nothing: no file, no TCP, no signal or abstract socket outside.
 fn restrict_files() -> Result<u32, Refused> {
-    let failed = |_| Refused::Cage {
-        step: "Landlock".into(),
-        errno: 0,
-    };
+    let failed = |_| Refused::Cage { step: "Landlock".into(), errno: 0 };
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST_ABI))
@@ -158,17 +134,15 @@ fn restrict_files() -> Result<u32, Refused> {
         .and_then(landlock::RulesetCreated::restrict_self)
         .map_err(failed)?;
     match (status.ruleset, status.landlock) {
-        (RulesetStatus::NotEnforced, _) => Err(Refused::Cage {
-            step: "Landlock".into(),
-            errno: libc::EOPNOTSUPP,
-        }),
+        (RulesetStatus::NotEnforced, _) => {
+            Err(Refused::Cage { step: "Landlock".into(), errno: libc::EOPNOTSUPP })
+        }
         (_, LandlockStatus::Available { effective_abi, .. }) => {
             Ok(u32::try_from(effective_abi as i32).unwrap_or(0))
         }
-        (_, LandlockStatus::NotEnabled | LandlockStatus::NotImplemented) => Err(Refused::Cage {
-            step: "Landlock".into(),
-            errno: libc::ENOSYS,
-        }),
+        (_, LandlockStatus::NotEnabled | LandlockStatus::NotImplemented) => {
+            Err(Refused::Cage { step: "Landlock".into(), errno: libc::ENOSYS })
+        }
     }
 }
 
@@ -196,6 +170,21 @@ fn ranges(smaps: &str) -> Vec<RangeReport> {
     reports
 }
 
+/// Reads a file with read(2) alone: the standard library would also ask for its size, which the
+/// filter does not allow.
+fn read_to_end(file: &File) -> Result<String, Errno> {
+    let mut bytes = Vec::new();
+    let mut chunk = [0; 8192];
+    loop {
+        match rustix::io::read(file, &mut chunk) {
+            Ok(0) => return String::from_utf8(bytes).map_err(|_| Errno::ILSEQ),
+            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// The lines of those entries that touch the addresses from `first` up to `end`.
 fn entries_within(smaps: &str, first: u64, end: u64) -> String {
     let mut kept = String::new();
@@ -215,24 +204,15 @@ fn entries_within(smaps: &str, first: u64, end: u64) -> String {
 /// The addresses of an entry's first line, `7f…-7f… rw-p …`; `None` for its other lines.
 fn entry_range(line: &str) -> Option<(u64, u64)> {
     let (from, to) = line.split_once(' ')?.0.split_once('-')?;
-    Some((
-        u64::from_str_radix(from, 16).ok()?,
-        u64::from_str_radix(to, 16).ok()?,
-    ))
+    Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
 }
 
 fn wall(step: &'static str) -> impl Fn(Errno) -> Refused {
-    move |errno| Refused::Cage {
-        step: step.into(),
-        errno: errno.raw_os_error(),
-    }
+    move |errno| Refused::Cage { step: step.into(), errno: errno.raw_os_error() }
 }
 
 fn wall_io(step: &'static str) -> impl Fn(io::Error) -> Refused {
-    move |error| Refused::Cage {
-        step: step.into(),
-        errno: error.raw_os_error().unwrap_or(0),
-    }
+    move |error| Refused::Cage { step: step.into(), errno: error.raw_os_error().unwrap_or(0) }
 }
 
 /// The newest Landlock ABI that the rules are written for.

@@ -19,12 +19,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            frames: Frames::default(),
-            out: Vec::new(),
-            sent: 0,
-        }
+        Self { socket, frames: Frames::default(), out: Vec::new(), sent: 0 }
     }
 
     /// Reads what is there.

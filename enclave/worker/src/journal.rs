@@ -30,15 +30,11 @@ impl Journal {
             match rustix::io::write(&self.file, request.as_bytes()) {
                 Ok(Digest::BYTES) => return Ok(()),
                 Ok(_) => {
-                    return Err(Refused::Journal {
-                        errno: Errno::NOSPC.raw_os_error(),
-                    });
+                    return Err(Refused::Journal { errno: Errno::NOSPC.raw_os_error() });
                 }
                 Err(Errno::INTR) => {}
                 Err(errno) => {
-                    return Err(Refused::Journal {
-                        errno: errno.raw_os_error(),
-                    });
+                    return Err(Refused::Journal { errno: errno.raw_os_error() });
                 }
             }
         }

@@ -19,13 +19,12 @@ pub(crate) const fn guarded(strength: Strength) -> guarded_memory::Strength {
 
 pub(crate) fn map_refused(error: MapError) -> Refused {
     match error {
-        MapError::SecretPagesUnavailable { source } => Refused::SecretPages {
-            errno: source.raw_os_error(),
-        },
-        MapError::MemlockTooLow { needed, limit, .. } => Refused::LockLimit {
-            needed_bytes: needed,
-            limit_bytes: limit.unwrap_or(u64::MAX),
-        },
+        MapError::SecretPagesUnavailable { source } => {
+            Refused::SecretPages { errno: source.raw_os_error() }
+        }
+        MapError::MemlockTooLow { needed, limit, .. } => {
+            Refused::LockLimit { needed_bytes: needed, limit_bytes: limit.unwrap_or(u64::MAX) }
+        }
         MapError::Reserve { source, .. } => memory("mmap", source),
         MapError::Back { source } => memory("mmap of secret pages", source),
         MapError::Advise { advice, source } => memory(advice, source),
@@ -36,18 +35,14 @@ pub(crate) fn map_refused(error: MapError) -> Refused {
 pub(crate) fn signer_refused(error: InstantiateError) -> Refused {
     match error {
         InstantiateError::Map { source } => map_refused(source),
-        other => Refused::Signer {
-            reason: with_causes(&other),
-        },
+        other => Refused::Signer { reason: with_causes(&other) },
     }
 }
 
 pub(crate) fn load_refused(error: LoadError) -> Refused {
     match error {
         LoadError::Entropy { source } => key_file_refused(source),
-        other => Refused::Signer {
-            reason: with_causes(&other),
-        },
+        other => Refused::Signer { reason: with_causes(&other) },
     }
 }
 
@@ -57,12 +52,8 @@ pub(crate) fn key_file_refused(error: FillError) -> Refused {
             let limit_bytes = u64::try_from(KEY_FILE_BYTES_MAX).expect("16 KiB fit 64 bits");
             Refused::KeyFormat(KeyFormatError::TooLong { limit_bytes })
         }
-        FillError::Read { source } => Refused::KeyRead {
-            errno: source.raw_os_error(),
-        },
-        FillError::Random { source } => Refused::Entropy {
-            errno: source.raw_os_error(),
-        },
+        FillError::Read { source } => Refused::KeyRead { errno: source.raw_os_error() },
+        FillError::Random { source } => Refused::Entropy { errno: source.raw_os_error() },
         _ => Refused::KeyRead { errno: 0 },
     }
 }
@@ -71,10 +62,7 @@ pub(crate) fn key_file_refused(error: FillError) -> Refused {
 pub(crate) fn wiped_ranges<'a>(
     regions: impl IntoIterator<Item = &'a WipedRegion>,
 ) -> Vec<(String, u64)> {
-    regions
-        .into_iter()
-        .map(|region| (region.name().to_owned(), region.bytes() as u64))
-        .collect()
+    regions.into_iter().map(|region| (region.name().to_owned(), region.bytes() as u64)).collect()
 }
 
 /// The registers that hold the public pattern while the worker waits.
@@ -99,8 +87,5 @@ fn with_causes(error: &dyn Error) -> String {
 }
 
 fn memory(step: &str, errno: Errno) -> Refused {
-    Refused::Memory {
-        step: step.to_owned(),
-        errno: errno.raw_os_error(),
-    }
+    Refused::Memory { step: step.to_owned(), errno: errno.raw_os_error() }
 }

@@ -63,9 +63,7 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
             }
             (NotaryOrder::Sign { payload }, Some(key)) => {
                 signatures += 1;
-                NotaryReport::Signed {
-                    signature: room.sign(key, &payload).to_vec(),
-                }
+                NotaryReport::Signed { signature: room.sign(key, &payload).to_vec() }
             }
             (NotaryOrder::Wipe, _) => {
                 drop(key);
@@ -73,9 +71,7 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
                 return Ok(());
             }
             (order, _) => {
-                return Err(Refused::Order {
-                    order: name(&order).to_owned(),
-                });
+                return Err(Refused::Order { order: name(&order).to_owned() });
             }
         };
         if channel.send(&report, &[]).is_err() {
@@ -112,11 +108,7 @@ impl Room {
 
     /// Reads a key from its file.
     fn load(&mut self, file: &OwnedFd) -> Result<(GuardedKey, Vec<u8>), Refused> {
-        let Self {
-            file: region,
-            stack,
-            heap,
-        } = self;
+        let Self { file: region, stack, heap } = self;
         let loaded: Result<_, Refused> = region.with_mut(|bytes| {
             let (text, scratch) = bytes.split_at_mut(FILE_BYTES);
             let filled = fill_to_end(text, file.as_fd()).map_err(memory::key_file_refused)?;
@@ -135,11 +127,7 @@ impl Room {
 
     /// Makes a key and writes it to its file.
     fn create(&mut self, file: OwnedFd) -> Result<(GuardedKey, Vec<u8>), Refused> {
-        let Self {
-            file: region,
-            stack,
-            heap,
-        } = self;
+        let Self { file: region, stack, heap } = self;
         let mut file = std::fs::File::from(file);
         let created = loop {
             region.fill_random().map_err(memory::key_file_refused)?;
@@ -195,9 +183,7 @@ impl Room {
 
     /// Clears what one operation left on the stack and in the buffer.
     fn clear(&mut self) {
-        self.file
-            .with_mut(wipe)
-            .expect("guarded memory takes zeros");
+        self.file.with_mut(wipe).expect("guarded memory takes zeros");
         self.stack.wipe_used(STACK_BYTES);
     }
 
@@ -206,9 +192,7 @@ impl Room {
         let wiped = [
             self.file.wipe().expect("guarded memory takes zeros"),
             self.stack.wipe().expect("guarded memory takes zeros"),
-            self.heap
-                .wipe()
-                .expect("the key is gone, and guarded memory takes zeros"),
+            self.heap.wipe().expect("the key is gone, and guarded memory takes zeros"),
         ];
         WipeReport {
             cause: WipeCause::Ordered,
@@ -222,15 +206,10 @@ impl Room {
 
 /// Writes a new key, PKCS#8 PEM, from the guarded heap straight to its file.
 fn write_key(key: &SecretKey, file: &mut std::fs::File) -> Result<(), Refused> {
-    let text = key
-        .to_pkcs8_pem(LineEnding::LF)
-        .map_err(|_| Refused::KeyWrite {
-            errno: libc::EINVAL,
-        })?;
+    let text =
+        key.to_pkcs8_pem(LineEnding::LF).map_err(|_| Refused::KeyWrite { errno: libc::EINVAL })?;
     file.write_all(text.as_bytes())
-        .map_err(|error| Refused::KeyWrite {
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-        })
+        .map_err(|error| Refused::KeyWrite { errno: error.raw_os_error().unwrap_or(libc::EIO) })
 }
 
 /// Reports the wipe, lets the launcher in to overwrite the rest, and waits for the end.

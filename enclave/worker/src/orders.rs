@@ -30,18 +30,13 @@ pub(crate) fn descriptors<const N: usize>(
     order: &str,
     found: Vec<OwnedFd>,
 ) -> Result<[OwnedFd; N], Refused> {
-    <[OwnedFd; N]>::try_from(found).map_err(|_| Refused::Order {
-        order: order.to_owned(),
-    })
+    <[OwnedFd; N]>::try_from(found).map_err(|_| Refused::Order { order: order.to_owned() })
 }
 
 fn wait(channel: &Channel) -> io::Result<usize> {
     loop {
-        let mut descriptors = [libc::pollfd {
-            fd: channel.as_fd().as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        }];
+        let mut descriptors =
+            [libc::pollfd { fd: channel.as_fd().as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         match quiesce_and_poll(&mut descriptors, None) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,

@@ -10,14 +10,10 @@ use evanesce_guarded_memory::registry;
 pub(crate) fn install() {
     std::panic::set_hook(Box::new(|panic| {
         let mut stderr = std::io::stderr();
-        let place = panic
-            .location()
-            .map_or((file!(), line!()), |place| (place.file(), place.line()));
-        let _written = writeln!(
-            stderr,
-            "evanesce-worker: broken invariant at {}:{}",
-            place.0, place.1
-        );
+        let place =
+            panic.location().map_or((file!(), line!()), |place| (place.file(), place.line()));
+        let _written =
+            writeln!(stderr, "evanesce-worker: broken invariant at {}:{}", place.0, place.1);
         registry::wipe_all_and_abort();
     }));
 }

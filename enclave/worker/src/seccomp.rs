@@ -37,64 +37,22 @@ pub enum When {
 
 /// Everything a caged worker may ask of the kernel.
 pub const RULES: &[Rule] = &[
-    allow(
-        libc::SYS_ppoll,
-        "ppoll",
-        &[],
-        "waits for orders, clients, time and the kill switch",
-    ),
-    allow(
-        libc::SYS_read,
-        "read",
-        &[],
-        "reads clients, the key file, timers and smaps",
-    ),
-    allow(
-        libc::SYS_write,
-        "write",
-        &[],
-        "answers clients, appends to the journal",
-    ),
-    allow(
-        libc::SYS_close,
-        "close",
-        &[],
-        "closes connections and files that were read",
-    ),
-    allow(
-        libc::SYS_recvmsg,
-        "recvmsg",
-        &[],
-        "receives orders and their descriptors",
-    ),
+    allow(libc::SYS_ppoll, "ppoll", &[], "waits for orders, clients, time and the kill switch"),
+    allow(libc::SYS_read, "read", &[], "reads clients, the key file, timers and smaps"),
+    allow(libc::SYS_write, "write", &[], "answers clients, appends to the journal"),
+    allow(libc::SYS_close, "close", &[], "closes connections and files that were read"),
+    allow(libc::SYS_recvmsg, "recvmsg", &[], "receives orders and their descriptors"),
     allow(libc::SYS_sendmsg, "sendmsg", &[], "sends reports"),
-    allow(
-        libc::SYS_accept4,
-        "accept4",
-        &[],
-        "takes clients of the agent socket",
-    ),
+    allow(libc::SYS_accept4, "accept4", &[], "takes clients of the agent socket"),
     allow(
         libc::SYS_getsockopt,
         "getsockopt",
-        &[
-            When::Is(1, libc::SOL_SOCKET),
-            When::Is(2, libc::SO_PEERCRED),
-        ],
+        &[When::Is(1, libc::SOL_SOCKET), When::Is(2, libc::SO_PEERCRED)],
         "asks which user a client is",
     ),
-    allow(
-        libc::SYS_getrandom,
-        "getrandom",
-        &[],
-        "entropy for a key that is born here",
-    ),
-    allow(
-        libc::SYS_timerfd_settime,
-        "timerfd_settime",
-        &[],
-        "starts the time to live",
-    ),
+    allow(libc::SYS_timerfd_create, "timerfd_create", &[], "makes the clock of the time to live"),
+    allow(libc::SYS_getrandom, "getrandom", &[], "entropy for a key that is born here"),
+    allow(libc::SYS_timerfd_settime, "timerfd_settime", &[], "starts the time to live"),
     allow(
         libc::SYS_mmap,
         "mmap",
@@ -104,6 +62,7 @@ pub const RULES: &[Rule] = &[
     allow(libc::SYS_munmap, "munmap", &[], "the heap"),
     allow(libc::SYS_mremap, "mremap", &[], "the heap"),
     allow(libc::SYS_madvise, "madvise", &[], "the heap"),
+    allow(libc::SYS_sigaltstack, "sigaltstack", &[], "gives the guarded signal stack back"),
     allow(libc::SYS_brk, "brk", &[], "the heap"),
     allow(
         libc::SYS_prctl,
@@ -141,18 +100,8 @@ pub const RULES: &[Rule] = &[
         &[When::Is(1, libc::F_GETFD)],
         "asks which descriptors are open, for the report",
     ),
-    allow(
-        libc::SYS_timer_delete,
-        "timer_delete",
-        &[],
-        "ends the watch over the signer's calls",
-    ),
-    allow(
-        libc::SYS_rt_sigreturn,
-        "rt_sigreturn",
-        &[],
-        "leaves the watch's look at a running call",
-    ),
+    allow(libc::SYS_timer_delete, "timer_delete", &[], "ends the watch over the signer's calls"),
+    allow(libc::SYS_rt_sigreturn, "rt_sigreturn", &[], "leaves the watch's look at a running call"),
     allow(
         libc::SYS_kill,
         "kill",
@@ -187,11 +136,8 @@ pub fn program(own_pid: u32) -> Result<BpfProgram, ApplyError> {
     for rule in RULES {
         let alternatives = rules.entry(rule.number).or_default();
         if !rule.when.is_empty() {
-            let conditions = rule
-                .when
-                .iter()
-                .map(|when| when.condition(own_pid))
-                .collect::<Result<_, _>>()?;
+            let conditions =
+                rule.when.iter().map(|when| when.condition(own_pid)).collect::<Result<_, _>>()?;
             alternatives.push(SeccompRule::new(conditions)?);
         }
     }
@@ -208,11 +154,9 @@ impl When {
     fn condition(self, own_pid: u32) -> Result<SeccompCondition, seccompiler::BackendError> {
         let (argument, operator, value) = match self {
             Self::Is(argument, value) => (argument, SeccompCmpOp::Eq, value.cast_unsigned()),
-            Self::Lacks(argument, bits) => (
-                argument,
-                SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())),
-                0,
-            ),
+            Self::Lacks(argument, bits) => {
+                (argument, SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0)
+            }
             Self::IsOwnPid(argument) => (argument, SeccompCmpOp::Eq, own_pid),
         };
         SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value.into())
@@ -241,12 +185,7 @@ const fn allow(
     when: &'static [When],
     why: &'static str,
 ) -> Rule {
-    Rule {
-        number,
-        name,
-        when,
-        why,
-    }
+    Rule { number, name, when, why }
 }
 
 /// include/uapi/linux/prctl.h
@@ -271,11 +210,7 @@ mod tests {
         for rule in RULES {
             let free = RULES.iter().filter(|other| other.number == rule.number);
             let frees = free.filter(|other| other.when.is_empty()).count();
-            assert!(
-                frees == 0 || rule.when.is_empty(),
-                "{} is free and conditional",
-                rule.name
-            );
+            assert!(frees == 0 || rule.when.is_empty(), "{} is free and conditional", rule.name);
         }
     }
 
@@ -303,10 +238,7 @@ mod tests {
             libc::SYS_bpf,
             libc::SYS_vmsplice,
         ] {
-            assert!(
-                RULES.iter().all(|rule| rule.number != forbidden),
-                "call {forbidden}"
-            );
+            assert!(RULES.iter().all(|rule| rule.number != forbidden), "call {forbidden}");
         }
     }
 }

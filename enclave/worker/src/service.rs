@@ -19,7 +19,8 @@ use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, sockopt::socket_peercred};
 use rustix::time::{
-    Itimerspec, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
 };
 use ssh_encoding::Encode as _;
 
@@ -35,46 +36,6 @@ pub(crate) enum End {
     LauncherLost,
     /// The service cannot go on.
     Refused(Refused),
-}
-
-/// A timer that is made before the cage closes and started when the service does.
-#[derive(Debug)]
-pub(crate) struct LifeTimer(OwnedFd);
-
-impl LifeTimer {
-    /// Makes the timer on `CLOCK_BOOTTIME`, which goes on while the machine sleeps.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused::Cage`] where the kernel gives none.
-    pub(crate) fn new() -> Result<Self, Refused> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        timerfd_create(rustix::time::TimerfdClockId::Boottime, flags)
-            .map(Self)
-            .map_err(|errno| Refused::Cage {
-                step: "timerfd_create".into(),
-                errno: errno.raw_os_error(),
-            })
-    }
-
-    fn start(&self, ttl_ms: u64) -> Result<(), Errno> {
-        let seconds = i64::try_from(ttl_ms / 1000).unwrap_or(i64::MAX);
-        let nanoseconds = i64::try_from(ttl_ms % 1000 * 1_000_000).expect("below a second");
-        let zero = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // A timer set to zero is disarmed: the shortest life is a nanosecond.
-        let life = Timespec {
-            tv_sec: seconds,
-            tv_nsec: nanoseconds.max(i64::from(ttl_ms == 0)),
-        };
-        let setting = Itimerspec {
-            it_interval: zero,
-            it_value: life,
-        };
-        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &setting).map(drop)
-    }
 }
 
 /// The descriptors that come with the order to serve.
@@ -98,7 +59,8 @@ pub(crate) struct Service {
     listener: OwnedFd,
     journal: Journal,
     kill_switch: Option<OwnedFd>,
-    timer: LifeTimer,
+    /// Never armed where there is no time to live.
+    timer: OwnedFd,
     connections: Vec<Connection>,
     commitment: RequestCommitment,
 }
@@ -108,24 +70,20 @@ impl Service {
     ///
     /// # Errors
     ///
-    /// [`Refused::Order`] where the kill switch and its descriptor do not come together, or the
-    /// time to live cannot be started.
+    /// [`Refused::Order`] where the terms do not fit the key, or the kill switch and its descriptor
+    /// do not come together; [`Refused::Cage`] where the time to live cannot be started.
     pub(crate) fn new(
         signer: Signer<Loaded>,
         terms: Serve,
         descriptors: Descriptors,
-        timer: LifeTimer,
     ) -> Result<Self, (Signer<Loaded>, Refused)> {
         let complete = terms.kill_switch.is_some() == descriptors.kill_switch.is_some();
-        let started = terms.ttl_ms.map_or(Ok(()), |ttl_ms| timer.start(ttl_ms));
-        if !complete || started.is_err() || terms.grants.key_use() != signer.bound_to() {
-            return Err((
-                signer,
-                Refused::Order {
-                    order: "serve".into(),
-                },
-            ));
+        if !complete || terms.grants.key_use() != signer.bound_to() {
+            return Err((signer, Refused::Order { order: "serve".into() }));
         }
+        let Ok(timer) = life_timer(terms.ttl_ms) else {
+            return Err((signer, Refused::Cage { step: "time to live".into(), errno: 0 }));
+        };
         let public_key = signer.public_key();
         Ok(Self {
             plain_key: ssh_public_key(&public_key),
@@ -159,11 +117,7 @@ impl Service {
     /// One turn of the loop; `Some` when it was the last.
     fn turn(&mut self, channel: &mut Channel, turn: &mut Turn) -> Option<End> {
         self.watch(channel, turn);
-        let timeout = self
-            .connections
-            .iter()
-            .any(Connection::is_ready)
-            .then_some(NOW);
+        let timeout = self.connections.iter().any(Connection::is_ready).then_some(NOW);
         match quiesce_and_poll(&mut turn.descriptors, timeout) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => return None,
@@ -172,9 +126,7 @@ impl Service {
         if turn.has_event(CONTROL) {
             return Some(match channel.receive::<SignerOrder>() {
                 Ok(order) if order.message == SignerOrder::Wipe => End::Wipe(WipeCause::Ordered),
-                Ok(_) => End::Refused(Refused::Order {
-                    order: "while serving".into(),
-                }),
+                Ok(_) => End::Refused(Refused::Order { order: "while serving".into() }),
                 Err(_) => End::LauncherLost,
             });
         }
@@ -193,46 +145,24 @@ impl Service {
 
     /// Lists what the next turn waits for. The order of the first four is that of the constants.
     fn watch(&self, channel: &Channel, turn: &mut Turn) {
-        let kill_switch = self
-            .kill_switch
-            .as_ref()
-            .map_or(NOBODY, |fd| fd.as_raw_fd());
+        let kill_switch = self.kill_switch.as_ref().map_or(NOBODY, |fd| fd.as_raw_fd());
         let has_room = self.connections.len() < AGENT_CONNECTIONS_MAX;
-        let listener = if has_room {
-            self.listener.as_raw_fd()
-        } else {
-            NOBODY
-        };
+        let listener = if has_room { self.listener.as_raw_fd() } else { NOBODY };
         turn.descriptors.clear();
         turn.descriptors.extend(
-            [
-                channel.as_fd().as_raw_fd(),
-                self.timer.0.as_raw_fd(),
-                kill_switch,
-                listener,
-            ]
-            .map(|fd| pollfd(fd, libc::POLLIN)),
+            [channel.as_fd().as_raw_fd(), self.timer.as_raw_fd(), kill_switch, listener]
+                .map(|fd| pollfd(fd, libc::POLLIN)),
         );
-        turn.descriptors
-            .extend(self.connections.iter().map(|client| {
-                pollfd(
-                    client.raw(),
-                    if client.is_sending() {
-                        libc::POLLOUT
-                    } else {
-                        libc::POLLIN
-                    },
-                )
-            }));
+        turn.descriptors.extend(self.connections.iter().map(|client| {
+            pollfd(client.raw(), if client.is_sending() { libc::POLLOUT } else { libc::POLLIN })
+        }));
     }
 
     /// Reads, answers and sends, for each client what it is ready for.
     fn answer_clients(&mut self, turn: &mut Turn) -> Option<End> {
         let mut end = None;
         let mut clients = std::mem::take(&mut self.connections);
-        let mut events = turn.descriptors[CLIENTS..]
-            .iter()
-            .map(|watched| watched.revents != 0);
+        let mut events = turn.descriptors[CLIENTS..].iter().map(|watched| watched.revents != 0);
         clients.retain_mut(|client| {
             let has_event = events.next().is_some_and(|event| event);
             if end.is_some() || !(has_event || client.is_ready()) {
@@ -266,9 +196,7 @@ impl Service {
         if !client.is_ready() {
             return Ok(None);
         }
-        let end = client
-            .answer_one(|frame, out| self.answer(frame, out))?
-            .flatten();
+        let end = client.answer_one(|frame, out| self.answer(frame, out))?.flatten();
         client.flush()?;
         Ok(end)
     }
@@ -279,10 +207,8 @@ impl Service {
         match Request::parse(frame) {
             Ok(Request::Identities) => {
                 let comment = self.terms.comment.as_str();
-                let identities = [
-                    (self.terms.certificate.as_slice(), comment),
-                    (&self.plain_key, comment),
-                ];
+                let identities =
+                    [(self.terms.certificate.as_slice(), comment), (&self.plain_key, comment)];
                 response::identities(out, &identities);
                 None
             }
@@ -291,11 +217,9 @@ impl Service {
                 None
             }
             Ok(Request::Sign { key, message }) => self.sign(key, message, out),
-            Ok(Request::SignDigest {
-                key,
-                context,
-                digest,
-            }) => self.sign_digest(key, context, digest, out),
+            Ok(Request::SignDigest { key, context, digest }) => {
+                self.sign_digest(key, context, digest, out)
+            }
             Ok(Request::UnknownExtension | Request::Unsupported) | Err(_) => {
                 response::failure(out);
                 None
@@ -316,10 +240,7 @@ impl Service {
             response::failure(out);
             return Some(End::Refused(refused));
         }
-        let signature = self
-            .signer
-            .sign_message(admitted.message())
-            .expect("an admitted message");
+        let signature = self.signer.sign_message(admitted.message()).expect("an admitted message");
         response::signature(out, &signature);
         self.count(&request)
     }
@@ -332,11 +253,9 @@ impl Service {
         out: &mut Vec<u8>,
     ) -> Option<End> {
         let request = commitment::request_of_digest(context, digest);
-        let (Ok(_), Ok(request), true) = (
-            self.terms.grants.admit_digest(context),
-            request,
-            self.is_ours(key),
-        ) else {
+        let (Ok(_), Ok(request), true) =
+            (self.terms.grants.admit_digest(context), request, self.is_ours(key))
+        else {
             response::extension_failure(out);
             return None;
         };
@@ -344,10 +263,7 @@ impl Service {
             response::extension_failure(out);
             return Some(End::Refused(refused));
         }
-        let signature = self
-            .signer
-            .sign_digest(digest, context)
-            .expect("an admitted digest");
+        let signature = self.signer.sign_digest(digest, context).expect("an admitted digest");
         response::digest_signature(out, &signature);
         self.count(&request)
     }
@@ -387,9 +303,7 @@ impl Service {
         loop {
             match events.next() {
                 Ok(event) => {
-                    let appeared = event
-                        .file_name()
-                        .is_some_and(|found| found.to_bytes() == name);
+                    let appeared = event.file_name().is_some_and(|found| found.to_bytes() == name);
                     let is_arrival = event.events().intersects(ARRIVALS);
                     if event.events().intersects(UNWATCHED) || (is_arrival && appeared) {
                         return true;
@@ -412,10 +326,7 @@ struct Turn {
 
 impl Default for Turn {
     fn default() -> Self {
-        Self {
-            descriptors: Vec::new(),
-            buffer: vec![0; READ_BYTES],
-        }
+        Self { descriptors: Vec::new(), buffer: vec![0; READ_BYTES] }
     }
 }
 
@@ -425,23 +336,33 @@ impl Turn {
     }
 }
 
+/// A timer of `CLOCK_BOOTTIME`, which goes on while the machine sleeps, armed for the time to live.
+fn life_timer(ttl_ms: Option<u64>) -> Result<OwnedFd, Errno> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+    if let Some(ttl_ms) = ttl_ms {
+        let seconds = i64::try_from(ttl_ms / 1000).unwrap_or(i64::MAX);
+        let nanoseconds = i64::try_from(ttl_ms % 1000 * 1_000_000).expect("below a second");
+        // A timer set to zero is disarmed: the shortest life is a nanosecond.
+        let life = Timespec { tv_sec: seconds, tv_nsec: nanoseconds.max(i64::from(ttl_ms == 0)) };
+        let setting =
+            Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: life };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
+    }
+    Ok(timer)
+}
+
 /// An Ed25519 public key as SSH encodes it (RFC 8709, section 4).
 fn ssh_public_key(key: &PublicKey) -> Vec<u8> {
     let mut bytes = Vec::new();
     for field in [b"ssh-ed25519".as_slice(), key.as_bytes()] {
-        field
-            .encode(&mut bytes)
-            .expect("a Vec takes any field below 4 GiB");
+        field.encode(&mut bytes).expect("a Vec takes any field below 4 GiB");
     }
     bytes
 }
 
 const fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
-    libc::pollfd {
-        fd,
-        events,
-        revents: 0,
-    }
+    libc::pollfd { fd, events, revents: 0 }
 }
 
 /// Positions in [`Turn::descriptors`]; the clients follow.

@@ -17,7 +17,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use crate::cage;
 use crate::memory::{self, guarded};
 use crate::orders::{await_end, descriptors, next_order};
-use crate::service::{Descriptors, End, LifeTimer, Service};
+use crate::service::{Descriptors, End, Service};
 
 /// Lives the whole life; see [`crate::run`].
 pub(crate) fn live(mut channel: Channel, strength: Strength) {
@@ -30,7 +30,6 @@ pub(crate) fn live(mut channel: Channel, strength: Strength) {
 /// From the open cage to the wipe. `Ok` also where the launcher is gone.
 fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     let cage = cage::Open::enter()?;
-    let timer = LifeTimer::new()?;
     let signer = Signer::instantiate(guarded(strength)).map_err(memory::signer_refused)?;
     let room = LoadingRoom::map(strength)?;
     let report = cage.close()?.report(Some(signer.facts().module_digest))?;
@@ -38,20 +37,14 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
         return Ok(());
     }
 
-    let Some(Received {
-        message,
-        descriptors: files,
-    }) = next_order(channel)
-    else {
+    let Some(Received { message, descriptors: files }) = next_order(channel) else {
         return Ok(());
     };
     let (signer, room) = match message {
         SignerOrder::Load { origin, key_use } => load(signer, room, origin, key_use, files)?,
         SignerOrder::Wipe => return Ok(()),
         SignerOrder::Serve(_) => {
-            return Err(Refused::Order {
-                order: "serve".into(),
-            });
+            return Err(Refused::Order { order: "serve".into() });
         }
     };
     let public_key = signer.public_key();
@@ -61,25 +54,14 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     }
 
     let (signer, commitment, end) = match next_order(channel) {
-        Some(Received {
-            message: SignerOrder::Serve(terms),
-            descriptors: files,
-        }) => serve(channel, signer, terms, files, timer),
-        Some(Received {
-            message: SignerOrder::Wipe,
-            ..
-        }) => (
-            signer,
-            RequestCommitment::new(&public_key),
-            End::Wipe(WipeCause::Ordered),
-        ),
-        Some(Received {
-            message: SignerOrder::Load { .. },
-            ..
-        }) => {
-            return Err(Refused::Order {
-                order: "load".into(),
-            });
+        Some(Received { message: SignerOrder::Serve(terms), descriptors: files }) => {
+            serve(channel, signer, terms, files)
+        }
+        Some(Received { message: SignerOrder::Wipe, .. }) => {
+            (signer, RequestCommitment::new(&public_key), End::Wipe(WipeCause::Ordered))
+        }
+        Some(Received { message: SignerOrder::Load { .. }, .. }) => {
+            return Err(Refused::Order { order: "load".into() });
         }
         None => return Ok(()),
     };
@@ -137,15 +119,11 @@ fn load(
         KeyOrigin::PlaintextFile => {
             let [file] = descriptors::<1>("load", files)?;
             let loaded = load_file(signer, &mut room, key_use, &file);
-            room.file
-                .with_mut(wipe)
-                .expect("guarded memory takes zeros");
+            room.file.with_mut(wipe).expect("guarded memory takes zeros");
             room.stack.wipe_used(STACK_BYTES);
             Ok((loaded?, room))
         }
-        _ => Err(Refused::Order {
-            order: "load".into(),
-        }),
+        _ => Err(Refused::Order { order: "load".into() }),
     }
 }
 
@@ -157,18 +135,13 @@ fn load_file(
     key_use: KeyUse,
     file: &OwnedFd,
 ) -> Result<Signer<Loaded>, Refused> {
-    let LoadingRoom {
-        file: region,
-        stack,
-    } = room;
+    let LoadingRoom { file: region, stack } = room;
     region.with_mut(|bytes| {
         let (text, scratch) = bytes.split_at_mut(FILE_BYTES);
         let filled = fill_to_end(text, file.as_fd()).map_err(memory::key_file_refused)?;
         stack.run(|| {
             let seed = ed25519_seed(&text[..filled], scratch)?;
-            let signer = signer
-                .load(seed.as_bytes(), key_use)
-                .map_err(memory::load_refused)?;
+            let signer = signer.load(seed.as_bytes(), key_use).map_err(memory::load_refused)?;
             seed.check_public_key(signer.public_key().as_bytes())?;
             Ok(signer)
         })
@@ -180,26 +153,17 @@ fn serve(
     signer: Signer<Loaded>,
     terms: Serve,
     files: Vec<OwnedFd>,
-    timer: LifeTimer,
 ) -> (Signer<Loaded>, RequestCommitment, End) {
     let nothing_signed = RequestCommitment::new(&signer.public_key());
-    let refused = || {
-        End::Refused(Refused::Order {
-            order: "serve".into(),
-        })
-    };
+    let refused = || End::Refused(Refused::Order { order: "serve".into() });
     let mut files = files.into_iter();
     let (Some(listener), Some(journal), kill_switch, None) =
         (files.next(), files.next(), files.next(), files.next())
     else {
         return (signer, nothing_signed, refused());
     };
-    let files = Descriptors {
-        listener,
-        journal,
-        kill_switch,
-    };
-    match Service::new(signer, terms, files, timer) {
+    let files = Descriptors { listener, journal, kill_switch };
+    match Service::new(signer, terms, files) {
         Ok(service) => match channel.send(&SignerReport::Serving, &[]) {
             Ok(()) => service.run(channel),
             Err(_) => service.abandon(End::LauncherLost),

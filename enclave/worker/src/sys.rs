@@ -1,9 +1,6 @@
 //! The few system calls that have no safe wrapper: one operation each, nothing left to promise.
 
-#![expect(
-    unsafe_code,
-    reason = "listed in enclave/SAFETY.md; each call is wrapped here, once"
-)]
+#![expect(unsafe_code, reason = "listed in enclave/SAFETY.md; each call is wrapped here, once")]
 
 use std::io;
 use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};

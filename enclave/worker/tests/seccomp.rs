@@ -20,10 +20,7 @@ const HARMLESS: [i64; 6] = [-1, 0, 0, 0, 0, 0];
 #[test]
 fn every_call_of_the_table_is_let_through() {
     // Returning from a handler that never ran is a fault of its own: it has the next test.
-    for rule in RULES
-        .iter()
-        .filter(|rule| rule.number != libc::SYS_rt_sigreturn)
-    {
+    for rule in RULES.iter().filter(|rule| rule.number != libc::SYS_rt_sigreturn) {
         let mut arguments = HARMLESS;
         match rule.number {
             libc::SYS_exit_group => arguments[0] = 0,
@@ -43,13 +40,7 @@ fn every_call_of_the_table_is_let_through() {
             libc::SYS_kill => End::Killed(libc::SIGABRT),
             _ => End::Exited,
         };
-        assert_eq!(
-            call_in_cage(rule.number, arguments),
-            expected,
-            "{} ({})",
-            rule.name,
-            rule.why
-        );
+        assert_eq!(call_in_cage(rule.number, arguments), expected, "{} ({})", rule.name, rule.why);
     }
 }
 
@@ -57,40 +48,18 @@ fn every_call_of_the_table_is_let_through() {
 fn a_listed_call_with_other_arguments_is_fatal() {
     let executable = i64::from(libc::PROT_READ | libc::PROT_EXEC);
     for (number, arguments) in [
-        (
-            libc::SYS_mmap,
-            [0, 4096, executable, PRIVATE_ANONYMOUS, -1, 0],
-        ),
-        (
-            libc::SYS_prctl,
-            [i64::from(libc::PR_SET_DUMPABLE), 2, 0, 0, 0, 0],
-        ),
-        (
-            libc::SYS_prctl,
-            [i64::from(libc::PR_SET_PTRACER), -1, 0, 0, 0, 0],
-        ),
-        (
-            libc::SYS_prctl,
-            [i64::from(libc::PR_SET_NAME), 0, 0, 0, 0, 0],
-        ),
+        (libc::SYS_mmap, [0, 4096, executable, PRIVATE_ANONYMOUS, -1, 0]),
+        (libc::SYS_prctl, [i64::from(libc::PR_SET_DUMPABLE), 2, 0, 0, 0, 0]),
+        (libc::SYS_prctl, [i64::from(libc::PR_SET_PTRACER), -1, 0, 0, 0, 0]),
+        (libc::SYS_prctl, [i64::from(libc::PR_SET_NAME), 0, 0, 0, 0, 0]),
         (libc::SYS_fcntl, [0, i64::from(libc::F_SETFD), 0, 0, 0, 0]),
         (libc::SYS_prlimit64, [0, 4, 4096, 0, 0, 0]),
         (libc::SYS_prlimit64, [1, 4, 0, 0, 0, 0]),
-        (
-            libc::SYS_getsockopt,
-            [0, 1, i64::from(libc::SO_TYPE), 0, 0, 0],
-        ),
+        (libc::SYS_getsockopt, [0, 1, i64::from(libc::SO_TYPE), 0, 0, 0]),
         (libc::SYS_kill, [1, i64::from(libc::SIGABRT), 0, 0, 0, 0]),
-        (
-            libc::SYS_kill,
-            [OWN_PID, i64::from(libc::SIGSTOP), 0, 0, 0, 0],
-        ),
+        (libc::SYS_kill, [OWN_PID, i64::from(libc::SIGSTOP), 0, 0, 0, 0]),
     ] {
-        assert_eq!(
-            call_in_cage(number, arguments),
-            End::Killed(libc::SIGSYS),
-            "call {number}"
-        );
+        assert_eq!(call_in_cage(number, arguments), End::Killed(libc::SIGSYS), "call {number}");
     }
 }
 
@@ -133,11 +102,7 @@ fn calls_that_open_execute_connect_or_reach_other_processes_are_fatal() {
         libc::SYS_rt_sigaction,
         libc::SYS_dup2,
     ] {
-        assert_eq!(
-            call_in_cage(number, HARMLESS),
-            End::Killed(libc::SIGSYS),
-            "call {number}"
-        );
+        assert_eq!(call_in_cage(number, HARMLESS), End::Killed(libc::SIGSYS), "call {number}");
     }
 }
 
@@ -152,14 +117,8 @@ fn a_signal_handler_can_return() {
     let end = in_child(|| {
         // SAFETY: the handler only stores to an atomic.
         unsafe { libc::signal(libc::SIGVTALRM, handler as *const () as libc::sighandler_t) };
-        let soon = libc::timeval {
-            tv_sec: 0,
-            tv_usec: 1000,
-        };
-        let timer = libc::itimerval {
-            it_interval: soon,
-            it_value: soon,
-        };
+        let soon = libc::timeval { tv_sec: 0, tv_usec: 1000 };
+        let timer = libc::itimerval { it_interval: soon, it_value: soon };
         // SAFETY: the timer is valid for the call, and no old one is asked for.
         unsafe { libc::setitimer(libc::ITIMER_VIRTUAL, &raw const timer, std::ptr::null_mut()) };
         let status = i32::from(seccomp::apply().is_err());
@@ -205,11 +164,7 @@ fn in_child(body: impl FnOnce() -> i32) -> End {
     match libc::WIFSIGNALED(status) {
         true => End::Killed(libc::WTERMSIG(status)),
         false => {
-            assert_eq!(
-                libc::WEXITSTATUS(status),
-                0,
-                "the filter could not be applied"
-            );
+            assert_eq!(libc::WEXITSTATUS(status), 0, "the filter could not be applied");
             End::Exited
         }
     }

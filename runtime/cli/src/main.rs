@@ -1,2 +1,9 @@
-//! To be written.
-fn main() {}
+//! The command `evanesce`. All of it is in the library beside this file.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    evanesce_cli::main()
+}

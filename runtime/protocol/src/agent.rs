@@ -101,18 +101,12 @@ impl<'a> Request<'a> {
                     let digest = take_string(&mut rest)?;
                     finish(rest)?;
                     if context.len() > CONTEXT_BYTES_MAX {
-                        return Err(ParseRequestError::Context {
-                            found: context.len(),
-                        });
+                        return Err(ParseRequestError::Context { found: context.len() });
                     }
-                    let digest = digest.try_into().map_err(|_| ParseRequestError::Digest {
-                        found: digest.len(),
-                    })?;
-                    Ok(Self::SignDigest {
-                        key,
-                        context,
-                        digest,
-                    })
+                    let digest = digest
+                        .try_into()
+                        .map_err(|_| ParseRequestError::Digest { found: digest.len() })?;
+                    Ok(Self::SignDigest { key, context, digest })
                 }
                 _ => Ok(Self::UnknownExtension),
             },
@@ -337,9 +331,7 @@ impl Response {
                 if take_text(&mut blob)? != ED25519 {
                     return Err(Error::CharacterEncoding);
                 }
-                let signature = take_string(&mut blob)?
-                    .try_into()
-                    .map_err(|_| Error::Length)?;
+                let signature = take_string(&mut blob)?.try_into().map_err(|_| Error::Length)?;
                 finish(blob)?;
                 Ok(Self::Signature(signature))
             }
@@ -347,9 +339,7 @@ impl Response {
                 if take_text(&mut rest)? != SIGN_DIGEST {
                     return Err(Error::CharacterEncoding);
                 }
-                let signature = take_string(&mut rest)?
-                    .try_into()
-                    .map_err(|_| Error::Length)?;
+                let signature = take_string(&mut rest)?.try_into().map_err(|_| Error::Length)?;
                 finish(rest)?;
                 Ok(Self::Signature(signature))
             }
@@ -368,9 +358,7 @@ fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn put_string(out: &mut Vec<u8>, string: &[u8]) {
-    string
-        .encode(out)
-        .expect("a Vec takes any field below 4 GiB");
+    string.encode(out).expect("a Vec takes any field below 4 GiB");
 }
 
 fn put_len(out: &mut Vec<u8>, len: usize) {
@@ -402,24 +390,14 @@ mod tests {
         let sign = request::sign(b"key", b"message");
         let digest = request::sign_digest(b"key", b"context", &[9; 64]);
 
-        assert_eq!(
-            Request::parse(body(&request::identities())),
-            Ok(Request::Identities)
-        );
+        assert_eq!(Request::parse(body(&request::identities())), Ok(Request::Identities));
         assert_eq!(
             Request::parse(body(&sign)),
-            Ok(Request::Sign {
-                key: b"key",
-                message: b"message"
-            })
+            Ok(Request::Sign { key: b"key", message: b"message" })
         );
         assert_eq!(
             Request::parse(body(&digest)),
-            Ok(Request::SignDigest {
-                key: b"key",
-                context: b"context",
-                digest: &[9; 64]
-            })
+            Ok(Request::SignDigest { key: b"key", context: b"context", digest: &[9; 64] })
         );
     }
 
@@ -427,26 +405,17 @@ mod tests {
     fn what_the_worker_writes_a_client_reads() {
         let mut out = Vec::new();
         response::signature(&mut out, &[4; 64]);
-        assert_eq!(
-            Response::parse(body(&out)),
-            Ok(Response::Signature([4; 64]))
-        );
+        assert_eq!(Response::parse(body(&out)), Ok(Response::Signature([4; 64])));
 
         out.clear();
         response::digest_signature(&mut out, &[5; 64]);
-        assert_eq!(
-            Response::parse(body(&out)),
-            Ok(Response::Signature([5; 64]))
-        );
+        assert_eq!(Response::parse(body(&out)), Ok(Response::Signature([5; 64])));
 
         out.clear();
         response::identities(&mut out, &[(b"blob", "comment")]);
         assert_eq!(
             Response::parse(body(&out)),
-            Ok(Response::Identities(vec![(
-                b"blob".to_vec(),
-                "comment".into()
-            )]))
+            Ok(Response::Identities(vec![(b"blob".to_vec(), "comment".into())]))
         );
 
         out.clear();
@@ -456,10 +425,7 @@ mod tests {
 
     #[test]
     fn a_request_cut_at_any_byte_is_refused() {
-        for frame in [
-            request::sign(b"key", b"m"),
-            request::sign_digest(b"key", b"c", &[9; 64]),
-        ] {
+        for frame in [request::sign(b"key", b"m"), request::sign_digest(b"key", b"c", &[9; 64])] {
             let whole = body(&frame);
             for end in 0..whole.len() {
                 assert!(Request::parse(&whole[..end]).is_err(), "cut at {end}");
@@ -470,29 +436,19 @@ mod tests {
     #[test]
     fn requests_that_change_an_agent_are_unsupported() {
         for number in [17, 18, 19, 20, 21, 22, 23, 25, 26] {
-            assert_eq!(
-                Request::parse(&[number, 0, 0]),
-                Ok(Request::Unsupported),
-                "{number}"
-            );
+            assert_eq!(Request::parse(&[number, 0, 0]), Ok(Request::Unsupported), "{number}");
         }
     }
 
     #[test]
     fn a_context_or_digest_of_the_wrong_size_is_refused_by_name() {
         let long = request::sign_digest(b"key", &[0; 256], &[9; 64]);
-        assert_eq!(
-            Request::parse(body(&long)),
-            Err(ParseRequestError::Context { found: 256 })
-        );
+        assert_eq!(Request::parse(body(&long)), Err(ParseRequestError::Context { found: 256 }));
         let mut short = vec![SSH_AGENTC_EXTENSION];
         for field in [SIGN_DIGEST.as_bytes(), b"key", b"", &[9; 32]] {
             put_string(&mut short, field);
         }
-        assert_eq!(
-            Request::parse(&short),
-            Err(ParseRequestError::Digest { found: 32 })
-        );
+        assert_eq!(Request::parse(&short), Err(ParseRequestError::Digest { found: 32 }));
     }
 
     #[test]
@@ -500,12 +456,7 @@ mod tests {
         let mut frames = Frames::default();
         frames.push(&u32::MAX.to_be_bytes());
 
-        assert_eq!(
-            frames.next_frame(),
-            Err(FrameTooLong {
-                announced: u32::MAX
-            })
-        );
+        assert_eq!(frames.next_frame(), Err(FrameTooLong { announced: u32::MAX }));
     }
 
     proptest! {

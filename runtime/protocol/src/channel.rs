@@ -34,21 +34,14 @@ impl Channel {
     ///
     /// [`io::Error`] of `socketpair(2)`.
     pub fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Self::new(ours), theirs))
     }
 
     /// Takes an end that was inherited.
     pub fn new(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            buffer: vec![0; CONTROL_BYTES_MAX],
-        }
+        Self { socket, buffer: vec![0; CONTROL_BYTES_MAX] }
     }
 
     /// Sends a message and the descriptors that belong to it.
@@ -65,10 +58,7 @@ impl Channel {
         message: &M,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), SendError> {
-        assert!(
-            descriptors.len() <= CONTROL_DESCRIPTORS_MAX,
-            "no message has that many"
-        );
+        assert!(descriptors.len() <= CONTROL_DESCRIPTORS_MAX, "no message has that many");
         let bytes = postcard::to_allocvec(message).expect("a message serialises into memory");
         if bytes.len() > CONTROL_BYTES_MAX {
             return Err(SendError::TooLong { found: bytes.len() });
@@ -80,12 +70,7 @@ impl Channel {
             ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
         }
         retry_interrupted(|| {
-            sendmsg(
-                &self.socket,
-                &[IoSlice::new(&bytes)],
-                &mut ancillary,
-                SendFlags::NOSIGNAL,
-            )
+            sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)
         })
         .map_err(|errno| SendError::Send(errno.into()))?;
         Ok(())
@@ -121,10 +106,7 @@ impl Channel {
             })
             .flatten()
             .collect();
-        if received
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-        {
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Err(ReceiveError::TooLong);
         }
         if received.bytes == 0 {
@@ -133,10 +115,7 @@ impl Channel {
         let (message, rest) = postcard::take_from_bytes(&self.buffer[..received.bytes])
             .map_err(ReceiveError::Malformed)?;
         match rest.len() {
-            0 => Ok(Received {
-                message,
-                descriptors,
-            }),
+            0 => Ok(Received { message, descriptors }),
             _ => Err(ReceiveError::TooLong),
         }
     }
@@ -258,19 +237,14 @@ mod tests {
         drop(launcher);
         let lost = worker.receive_within::<SignerOrder>(SOON);
 
-        assert!(
-            matches!(silence, Err(ReceiveError::TimedOut)),
-            "{silence:?}"
-        );
+        assert!(matches!(silence, Err(ReceiveError::TimedOut)), "{silence:?}");
         assert!(matches!(lost, Err(ReceiveError::Closed)), "{lost:?}");
     }
 
     #[test]
     fn a_message_that_is_too_long_is_not_sent() {
         let (launcher, _worker) = Channel::pair().unwrap();
-        let order = NotaryOrder::Sign {
-            payload: vec![0; CONTROL_BYTES_MAX],
-        };
+        let order = NotaryOrder::Sign { payload: vec![0; CONTROL_BYTES_MAX] };
 
         let sent = launcher.send(&order, &[]);
 
@@ -284,9 +258,6 @@ mod tests {
 
         let received = launcher.receive_within::<SignerOrder>(SOON);
 
-        assert!(
-            matches!(received, Err(ReceiveError::Malformed(_))),
-            "{received:?}"
-        );
+        assert!(matches!(received, Err(ReceiveError::Malformed(_))), "{received:?}");
     }
 }

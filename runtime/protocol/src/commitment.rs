@@ -27,19 +27,13 @@ pub struct RequestCommitment {
 impl RequestCommitment {
     /// The commitment to nothing signed yet by `key`.
     pub fn new(key: &PublicKey) -> Self {
-        Self {
-            count: 0,
-            value: Digest::of_parts(&[DOMAIN, key.as_bytes()]),
-        }
+        Self { count: 0, value: Digest::of_parts(&[DOMAIN, key.as_bytes()]) }
     }
 
     /// Adds the next request that was signed.
     pub fn extend(&mut self, request: &Digest) {
         self.value = Digest::of_parts(&[self.value.as_bytes(), request.as_bytes()]);
-        self.count = self
-            .count
-            .checked_add(1)
-            .expect("2^64 signatures take longer than any key");
+        self.count = self.count.checked_add(1).expect("2^64 signatures take longer than any key");
     }
 
     /// How many requests it covers.
@@ -86,9 +80,7 @@ mod tests {
 
         // When both are added,
         let mut commitment = RequestCommitment::new(&key);
-        requests
-            .iter()
-            .for_each(|request| commitment.extend(request));
+        requests.iter().for_each(|request| commitment.extend(request));
 
         // Then the value is the formula of the module's docs, written out.
         let start = Digest::of(&[b"evanesce requests v1\0".as_slice(), &[7; 32]].concat());
@@ -101,9 +93,7 @@ mod tests {
     fn order_and_key_change_the_commitment() {
         let commit = |key: u8, requests: [&[u8]; 2]| {
             let mut commitment = RequestCommitment::new(&PublicKey::from_bytes([key; 32]));
-            requests
-                .iter()
-                .for_each(|request| commitment.extend(&Digest::of(request)));
+            requests.iter().for_each(|request| commitment.extend(&Digest::of(request)));
             commitment.value()
         };
 

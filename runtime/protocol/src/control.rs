@@ -44,9 +44,7 @@ impl Role {
 
     /// Reads the worker's first argument.
     pub fn of_argument(argument: &[u8]) -> Option<Self> {
-        [Self::Signer, Self::Notary]
-            .into_iter()
-            .find(|role| role.argument().as_bytes() == argument)
+        [Self::Signer, Self::Notary].into_iter().find(|role| role.argument().as_bytes() == argument)
     }
 }
 
@@ -421,10 +419,7 @@ mod tests {
             assert_eq!(Role::of_argument(role.argument().as_bytes()), Some(role));
         }
         for strength in [Strength::Strict, Strength::AllowLockedPages] {
-            assert_eq!(
-                Strength::of_argument(strength.argument().as_bytes()),
-                Some(strength)
-            );
+            assert_eq!(Strength::of_argument(strength.argument().as_bytes()), Some(strength));
         }
         assert_eq!(Role::of_argument(b"signer "), None);
     }
@@ -434,13 +429,7 @@ mod tests {
         let refused = Refused::SecretPages { errno: 38 };
 
         assert_eq!(refused.code(), "worker.secret-pages");
-        assert!(
-            refused.to_string().contains("Function not implemented"),
-            "{refused}"
-        );
-        assert_eq!(
-            Refused::KeyFormat(KeyFormatError::NotPem).code(),
-            "key.not-pem"
-        );
+        assert!(refused.to_string().contains("Function not implemented"), "{refused}");
+        assert_eq!(Refused::KeyFormat(KeyFormatError::NotPem).code(), "key.not-pem");
     }
 }

@@ -38,16 +38,12 @@ impl FromStr for Grant {
     /// Reads exactly what [`fmt::Display`] writes.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
-            Some(("sshsig", namespace)) => Ok(Self::Sshsig {
-                namespace: Some(namespace.parse()?),
-            }),
+            Some(("sshsig", namespace)) => Ok(Self::Sshsig { namespace: Some(namespace.parse()?) }),
             None if text == "sshsig" => Ok(Self::Sshsig { namespace: None }),
             None if text == "ssh-login" => Ok(Self::SshLogin),
             None if text == "raw" => Ok(Self::Raw),
             None if text == "digest" => Ok(Self::Digest),
-            _ => Err(ParseGrantError::Unknown {
-                found: text.to_owned(),
-            }),
+            _ => Err(ParseGrantError::Unknown { found: text.to_owned() }),
         }
     }
 }
@@ -56,9 +52,7 @@ impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Sshsig { namespace: None } => f.write_str("sshsig"),
-            Self::Sshsig {
-                namespace: Some(namespace),
-            } => write!(f, "sshsig:{namespace}"),
+            Self::Sshsig { namespace: Some(namespace) } => write!(f, "sshsig:{namespace}"),
             Self::SshLogin => f.write_str("ssh-login"),
             Self::Raw => f.write_str("raw"),
             Self::Digest => f.write_str("digest"),
@@ -145,14 +139,9 @@ impl Grants {
     /// [`GrantsError`] where they are too many or need both uses of a key.
     pub fn new(grants: Vec<Grant>) -> Result<Self, GrantsError> {
         if grants.len() > GRANTS_MAX {
-            return Err(GrantsError::TooMany {
-                found: grants.len(),
-            });
+            return Err(GrantsError::TooMany { found: grants.len() });
         }
-        let digests = grants
-            .iter()
-            .filter(|grant| matches!(grant, Grant::Digest))
-            .count();
+        let digests = grants.iter().filter(|grant| matches!(grant, Grant::Digest)).count();
         if digests > 0 && digests != grants.len() {
             return Err(GrantsError::BothUses);
         }
@@ -183,9 +172,7 @@ impl Grants {
     /// [`Refusal`] names the grant that is missing, or why none could help.
     pub fn admit<'a>(&self, key: &[u8], message: &'a [u8]) -> Result<Admitted<'a>, Refusal> {
         if message.len() > MESSAGE_BYTES_MAX {
-            return Err(Refusal::TooLong {
-                found: message.len(),
-            });
+            return Err(Refusal::TooLong { found: message.len() });
         }
         if self.key_use() == KeyUse::Digest {
             return Err(Refusal::KeySignsDigests);
@@ -194,12 +181,9 @@ impl Grants {
         let granted = self.0.iter().any(|grant| match (grant, &kind) {
             (Grant::Raw, _) => true,
             (Grant::Sshsig { namespace: None }, Kind::Sshsig { .. }) => true,
-            (
-                Grant::Sshsig {
-                    namespace: Some(granted),
-                },
-                Kind::Sshsig { namespace },
-            ) => granted.as_str() == *namespace,
+            (Grant::Sshsig { namespace: Some(granted) }, Kind::Sshsig { namespace }) => {
+                granted.as_str() == *namespace
+            }
             (Grant::SshLogin, Kind::SshLogin) => true,
             _ => false,
         });
@@ -208,9 +192,7 @@ impl Grants {
             (false, Kind::Sshsig { namespace }) => Err(Refusal::Namespace {
                 found: namespace.chars().take(NAMESPACE_BYTES_MAX).collect(),
             }),
-            (false, Kind::SshLogin) => Err(Refusal::NotGranted {
-                missing: "ssh-login",
-            }),
+            (false, Kind::SshLogin) => Err(Refusal::NotGranted { missing: "ssh-login" }),
             (false, Kind::Other) => Err(Refusal::NotGranted { missing: "raw" }),
         }
     }
@@ -333,15 +315,10 @@ impl<'a> Kind<'a> {
             let data = SignedData::parse(message).map_err(|_| Refusal::Malformed)?;
             return match is_reserved_namespace(data.namespace) {
                 true => Err(Refusal::OwnStatement),
-                false => Ok(Self::Sshsig {
-                    namespace: data.namespace,
-                }),
+                false => Ok(Self::Sshsig { namespace: data.namespace }),
             };
         }
-        if OWN_PREFIXES
-            .iter()
-            .any(|prefix| message.starts_with(prefix))
-        {
+        if OWN_PREFIXES.iter().any(|prefix| message.starts_with(prefix)) {
             return Err(Refusal::OwnStatement);
         }
         Ok(match is_ssh_login(key, message) {
@@ -405,18 +382,11 @@ mod tests {
     }
 
     fn admits(grants: &Grants, message: &[u8]) -> bool {
-        grants
-            .admit(KEY, message)
-            .is_ok_and(|admitted| admitted.message() == message)
+        grants.admit(KEY, message).is_ok_and(|admitted| admitted.message() == message)
     }
 
     fn sshsig(namespace: &str) -> Vec<u8> {
-        SignedData {
-            namespace,
-            hash: HashAlgorithm::Sha512,
-            message_digest: &[5; 64],
-        }
-        .to_bytes()
+        SignedData { namespace, hash: HashAlgorithm::Sha512, message_digest: &[5; 64] }.to_bytes()
     }
 
     fn login(key: &[u8], method: &str) -> Vec<u8> {
@@ -452,9 +422,7 @@ mod tests {
         assert!(admits(&default, &sshsig("file")));
         assert_eq!(
             default.admit(KEY, &login(KEY, "publickey")).err(),
-            Some(Refusal::NotGranted {
-                missing: "ssh-login"
-            })
+            Some(Refusal::NotGranted { missing: "ssh-login" })
         );
         assert_eq!(
             default.admit(KEY, b"hello").err(),
@@ -473,9 +441,7 @@ mod tests {
         assert!(admits(&git, &sshsig("git")));
         assert_eq!(
             git.admit(KEY, &sshsig("file")).err(),
-            Some(Refusal::Namespace {
-                found: "file".into()
-            })
+            Some(Refusal::Namespace { found: "file".into() })
         );
     }
 
@@ -502,10 +468,7 @@ mod tests {
         let mut cut = sshsig("file");
         cut.pop();
 
-        assert_eq!(
-            grants(&["raw"]).admit(KEY, &cut).err(),
-            Some(Refusal::Malformed)
-        );
+        assert_eq!(grants(&["raw"]).admit(KEY, &cut).err(), Some(Refusal::Malformed));
     }
 
     #[test]
@@ -514,22 +477,12 @@ mod tests {
         let missing = Some(Refusal::NotGranted { missing: "raw" });
 
         assert!(admits(&logins, &login(KEY, "publickey")));
-        assert!(admits(
-            &logins,
-            &login(KEY, "publickey-hostbound-v00@openssh.com")
-        ));
-        assert_eq!(
-            logins.admit(KEY, &login(b"another", "publickey")).err(),
-            missing
-        );
+        assert!(admits(&logins, &login(KEY, "publickey-hostbound-v00@openssh.com")));
+        assert_eq!(logins.admit(KEY, &login(b"another", "publickey")).err(), missing);
         assert_eq!(logins.admit(KEY, &login(KEY, "password")).err(), missing);
         let whole = login(KEY, "publickey");
         for end in 0..whole.len() {
-            assert_eq!(
-                logins.admit(KEY, &whole[..end]).err(),
-                missing,
-                "cut at {end}"
-            );
+            assert_eq!(logins.admit(KEY, &whole[..end]).err(), missing, "cut at {end}");
         }
     }
 
@@ -559,14 +512,8 @@ mod tests {
         for text in ["sshsig", "sshsig:git", "ssh-login", "raw", "digest"] {
             assert_eq!(text.parse::<Grant>().unwrap().to_string(), text);
         }
-        assert_eq!(
-            "sshsig:evanesce".parse::<Grant>(),
-            Err(ParseGrantError::ReservedNamespace)
-        );
+        assert_eq!("sshsig:evanesce".parse::<Grant>(), Err(ParseGrantError::ReservedNamespace));
         assert_eq!("sshsig:".parse::<Grant>(), Err(ParseGrantError::Namespace));
-        assert_eq!(
-            "sshsig:a b".parse::<Grant>(),
-            Err(ParseGrantError::Namespace)
-        );
+        assert_eq!("sshsig:a b".parse::<Grant>(), Err(ParseGrantError::Namespace));
     }
 }

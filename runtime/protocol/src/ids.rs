@@ -286,17 +286,7 @@ mod tests {
 
     #[test]
     fn a_workload_id_that_could_leave_its_directory_is_refused() {
-        for text in [
-            "",
-            "..",
-            ".hidden",
-            "a/b",
-            "A",
-            "-x",
-            "a b",
-            "a\n",
-            &"a".repeat(65),
-        ] {
+        for text in ["", "..", ".hidden", "a/b", "A", "-x", "a b", "a\n", &"a".repeat(65)] {
             assert!(text.parse::<WorkloadId>().is_err(), "{text:?} was accepted");
         }
     }
@@ -314,10 +304,7 @@ mod tests {
 
     #[test]
     fn upper_case_digits_are_not_a_second_spelling() {
-        let text = Digest::of(b"abc")
-            .to_string()
-            .to_uppercase()
-            .replace("SHA256", "sha256");
+        let text = Digest::of(b"abc").to_string().to_uppercase().replace("SHA256", "sha256");
         assert_eq!(text.parse::<Digest>(), Err(ParseDigestError));
     }
 

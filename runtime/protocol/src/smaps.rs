@@ -68,20 +68,13 @@ pub fn parse(text: &str) -> Result<Vec<Entry>, ParseSmapsError> {
     }
     let mut entries: Vec<Entry> = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let at = |problem| {
-            move || ParseSmapsError::Line {
-                line: index + 1,
-                problem,
-            }
-        };
+        let at = |problem| move || ParseSmapsError::Line { line: index + 1, problem };
         if line.starts_with(|first: char| first.is_ascii_digit() || matches!(first, 'a'..='f')) {
             entries.push(parse_head(line).ok_or_else(at("not the first line of an entry"))?);
             continue;
         }
         let entry = entries.last_mut().ok_or_else(at("no entry has begun"))?;
-        let (field, value) = line
-            .split_once(':')
-            .ok_or_else(at("not a field and a value"))?;
+        let (field, value) = line.split_once(':').ok_or_else(at("not a field and a value"))?;
         match field {
             "Rss" => entry.rss_kib = parse_kib(value).ok_or_else(at("not a size in kB"))?,
             "Locked" => entry.locked_kib = parse_kib(value).ok_or_else(at("not a size in kB"))?,
@@ -116,32 +109,21 @@ pub fn check(
         at = entry.range.end;
     }
     for guard in [range.start.wrapping_sub(1), range.end] {
-        let fenced = entries
-            .iter()
-            .any(|entry| entry.range.contains(&guard) && !entry.is_accessible());
+        let fenced =
+            entries.iter().any(|entry| entry.range.contains(&guard) && !entry.is_accessible());
         if !fenced {
             missing.push(MissingClaim::Fenced { at: guard });
         }
     }
-    if missing.is_empty() {
-        Ok(())
-    } else {
-        Err(missing)
-    }
+    if missing.is_empty() { Ok(()) } else { Err(missing) }
 }
 
 fn claims_missing_from(entry: &Entry, backing: Backing) -> impl Iterator<Item = MissingClaim> {
     let at = entry.range.start;
     let common = [
-        (
-            entry.permissions.starts_with(b"rw-"),
-            MissingClaim::ReadWriteOnly { at },
-        ),
+        (entry.permissions.starts_with(b"rw-"), MissingClaim::ReadWriteOnly { at }),
         (entry.has_flag("lo"), MissingClaim::Locked { at }),
-        (
-            entry.locked_kib == entry.rss_kib,
-            MissingClaim::Locked { at },
-        ),
+        (entry.locked_kib == entry.rss_kib, MissingClaim::Locked { at }),
         (entry.swap_kib == 0, MissingClaim::NotSwapped { at }),
         (entry.has_flag("dd"), MissingClaim::NotDumped { at }),
         (entry.has_flag("dc"), MissingClaim::NotInherited { at }),
@@ -150,11 +132,7 @@ fn claims_missing_from(entry: &Entry, backing: Backing) -> impl Iterator<Item = 
         Backing::SecretPages => (entry.path == SECRET_PATH, MissingClaim::SecretPages { at }),
         Backing::LockedPages => (entry.has_flag("wf"), MissingClaim::WipedOnFork { at }),
     };
-    common
-        .into_iter()
-        .chain([own])
-        .filter(|(holds, _)| !holds)
-        .map(|(_, claim)| claim)
+    common.into_iter().chain([own]).filter(|(holds, _)| !holds).map(|(_, claim)| claim)
 }
 
 fn parse_head(line: &str) -> Option<Entry> {
@@ -180,10 +158,7 @@ fn parse_kib(value: &str) -> Option<u64> {
 }
 
 fn parse_flags(value: &str) -> Option<Vec<[u8; 2]>> {
-    value
-        .split_ascii_whitespace()
-        .map(|flag| flag.as_bytes().try_into().ok())
-        .collect()
+    value.split_ascii_whitespace().map(|flag| flag.as_bytes().try_into().ok()).collect()
 }
 
 /// A claim of a guarded range that its smaps entry does not bear out.
@@ -304,9 +279,7 @@ VmFlags: mr mw me dc nr
 
     #[test]
     fn locked_pages_keep_every_claim_when_they_are_also_wiped_on_fork() {
-        let locked = SECRET
-            .replace("/secretmem (deleted)", "")
-            .replace("dc dd", "dc wf dd");
+        let locked = SECRET.replace("/secretmem (deleted)", "").replace("dc dd", "dc wf dd");
         assert_eq!(check_text(&locked, Backing::LockedPages), Ok(()));
     }
 
@@ -314,52 +287,23 @@ VmFlags: mr mw me dc nr
     fn each_claim_that_does_not_hold_is_named() {
         let at = START;
         for (from, to, expected) in [
-            (
-                "/secretmem (deleted)",
-                "/dev/shm/x",
-                MissingClaim::SecretPages { at },
-            ),
+            ("/secretmem (deleted)", "/dev/shm/x", MissingClaim::SecretPages { at }),
             ("rw-s", "rwxs", MissingClaim::ReadWriteOnly { at }),
             (" lo ", " ", MissingClaim::Locked { at }),
-            (
-                "Locked:                4",
-                "Locked: 0",
-                MissingClaim::Locked { at },
-            ),
-            (
-                "Swap:                  0",
-                "Swap: 4",
-                MissingClaim::NotSwapped { at },
-            ),
+            ("Locked:                4", "Locked: 0", MissingClaim::Locked { at }),
+            ("Swap:                  0", "Swap: 4", MissingClaim::NotSwapped { at }),
             (" dc dd", " dc", MissingClaim::NotDumped { at }),
             (" dc dd", " dd", MissingClaim::NotInherited { at }),
-            (
-                "eae000 ---p",
-                "eae000 rw-p",
-                MissingClaim::Fenced { at: at - 1 },
-            ),
-            (
-                "eb3000 ---p",
-                "eb3000 r--p",
-                MissingClaim::Fenced { at: RANGE.end },
-            ),
-            (
-                "eb2000 rw-s",
-                "eb1000 rw-s",
-                MissingClaim::Mapped {
-                    at: RANGE.end - 0x1000,
-                },
-            ),
+            ("eae000 ---p", "eae000 rw-p", MissingClaim::Fenced { at: at - 1 }),
+            ("eb3000 ---p", "eb3000 r--p", MissingClaim::Fenced { at: RANGE.end }),
+            ("eb2000 rw-s", "eb1000 rw-s", MissingClaim::Mapped { at: RANGE.end - 0x1000 }),
         ] {
             let text = SECRET.replace(from, to);
             assert_ne!(text, SECRET, "{from:?} is not in the sample");
             assert_eq!(check_text(&text, Backing::SecretPages), Err(vec![expected]));
         }
         assert_eq!(
-            check_text(
-                &SECRET.replace("/secretmem (deleted)", ""),
-                Backing::LockedPages
-            ),
+            check_text(&SECRET.replace("/secretmem (deleted)", ""), Backing::LockedPages),
             Err(vec![MissingClaim::WipedOnFork { at }]),
         );
     }
@@ -381,9 +325,6 @@ VmFlags: mr mw me dc nr
             );
         }
         let found = CONTROL_BYTES_MAX + 1;
-        assert_eq!(
-            parse(&"\n".repeat(found)),
-            Err(ParseSmapsError::Length { found })
-        );
+        assert_eq!(parse(&"\n".repeat(found)), Err(ParseSmapsError::Length { found }));
     }
 }

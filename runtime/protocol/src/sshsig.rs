@@ -52,25 +52,16 @@ impl<'a> SignedData<'a> {
                 found: message_digest.len(),
             });
         }
-        Ok(Self {
-            namespace,
-            hash,
-            message_digest,
-        })
+        Ok(Self { namespace, hash, message_digest })
     }
 
     /// The bytes to sign.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
-        for field in [
-            self.namespace.as_bytes(),
-            b"",
-            self.hash.name().as_bytes(),
-            self.message_digest,
-        ] {
-            field
-                .encode(&mut bytes)
-                .expect("a Vec takes any field below 4 GiB");
+        for field in
+            [self.namespace.as_bytes(), b"", self.hash.name().as_bytes(), self.message_digest]
+        {
+            field.encode(&mut bytes).expect("a Vec takes any field below 4 GiB");
         }
         bytes
     }
@@ -101,9 +92,7 @@ impl Envelope {
             self.hash.name().as_bytes(),
             &self.signature,
         ] {
-            field
-                .encode(&mut bytes)
-                .expect("a Vec takes any field below 4 GiB");
+            field.encode(&mut bytes).expect("a Vec takes any field below 4 GiB");
         }
         pem::encode_string(PEM_LABEL, LineEnding::LF, &bytes)
             .expect("the label is ASCII and the input far below the limit")
@@ -140,12 +129,7 @@ impl Envelope {
         let hash = HashAlgorithm::parse(take_text(&mut rest)?)?;
         let signature = take_string(&mut rest)?.to_vec();
         finish(rest)?;
-        Ok(Self {
-            public_key,
-            namespace,
-            hash,
-            signature,
-        })
+        Ok(Self { public_key, namespace, hash, signature })
     }
 }
 
@@ -236,10 +220,7 @@ fn rewrap(text: &[u8]) -> Option<String> {
     let text = str::from_utf8(text).ok()?.trim();
     let (begin, rest) = text.split_once('\n')?;
     let (body, end) = rest.rsplit_once('\n')?;
-    let body: Vec<u8> = body
-        .bytes()
-        .filter(|byte| !byte.is_ascii_whitespace())
-        .collect();
+    let body: Vec<u8> = body.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let mut joined = format!("{}\n", begin.trim_end());
     for line in body.chunks(64) {
         joined.push_str(str::from_utf8(line).ok()?);
@@ -267,25 +248,16 @@ mod tests {
     fn what_is_armoured_is_read_back() {
         let armoured = envelope().to_armoured();
 
-        assert!(
-            armoured.starts_with("-----BEGIN SSH SIGNATURE-----\n"),
-            "{armoured}"
-        );
+        assert!(armoured.starts_with("-----BEGIN SSH SIGNATURE-----\n"), "{armoured}");
         assert_eq!(Envelope::from_armoured(armoured.as_bytes()), Ok(envelope()));
     }
 
     #[test]
     fn lines_of_seventy_characters_as_ssh_keygen_breaks_them_are_read() {
         let armoured = envelope().to_armoured();
-        let body: String = armoured
-            .lines()
-            .filter(|line| !line.starts_with('-'))
-            .collect();
-        let lines: Vec<&str> = body
-            .as_bytes()
-            .chunks(70)
-            .map(|line| str::from_utf8(line).unwrap())
-            .collect();
+        let body: String = armoured.lines().filter(|line| !line.starts_with('-')).collect();
+        let lines: Vec<&str> =
+            body.as_bytes().chunks(70).map(|line| str::from_utf8(line).unwrap()).collect();
         let text = format!(
             "-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----\n",
             lines.join("\n")
@@ -298,20 +270,14 @@ mod tests {
     fn an_envelope_cut_at_any_byte_is_refused() {
         let armoured = envelope().to_armoured();
         for end in 0..armoured.trim_end().len() {
-            assert!(
-                Envelope::from_armoured(&armoured.as_bytes()[..end]).is_err(),
-                "cut at {end}"
-            );
+            assert!(Envelope::from_armoured(&armoured.as_bytes()[..end]).is_err(), "cut at {end}");
         }
     }
 
     #[test]
     fn signed_data_cut_at_any_byte_or_followed_by_one_is_refused() {
-        let data = SignedData {
-            namespace: "git",
-            hash: HashAlgorithm::Sha256,
-            message_digest: &[3; 32],
-        };
+        let data =
+            SignedData { namespace: "git", hash: HashAlgorithm::Sha256, message_digest: &[3; 32] };
         let bytes = data.to_bytes();
 
         assert_eq!(SignedData::parse(&bytes), Ok(data));
@@ -324,17 +290,11 @@ mod tests {
 
     #[test]
     fn a_digest_of_the_wrong_length_is_refused() {
-        let data = SignedData {
-            namespace: "git",
-            hash: HashAlgorithm::Sha512,
-            message_digest: &[3; 32],
-        };
+        let data =
+            SignedData { namespace: "git", hash: HashAlgorithm::Sha512, message_digest: &[3; 32] };
         assert_eq!(
             SignedData::parse(&data.to_bytes()),
-            Err(ParseSshsigError::DigestLength {
-                expected: 64,
-                found: 32
-            })
+            Err(ParseSshsigError::DigestLength { expected: 64, found: 32 })
         );
     }
 }

@@ -2,10 +2,7 @@
 //!
 //! Files are in the page cache. The signatures of one key make most of the index: 0 and 1,000.
 
-#![expect(
-    missing_docs,
-    reason = "the macros of criterion make an undocumented function"
-)]
+#![expect(missing_docs, reason = "the macros of criterion make an undocumented function")]
 
 use std::fs::File;
 use std::hint::black_box;
@@ -21,16 +18,12 @@ fn scan(criterion: &mut Criterion) {
     let canary = Canary::random().expect("the kernel has entropy");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let random = directory.path().join("random");
-    fill(&random, |block| {
-        getrandom::fill(block).expect("the kernel has entropy")
-    });
+    fill(&random, |block| getrandom::fill(block).expect("the kernel has entropy"));
     // What memory and disks mostly hold: text, code and numbers, here this program itself.
     let binary = directory.path().join("binary");
     let own = std::fs::read(std::env::current_exe().expect("a path")).expect("readable");
     let mut own = own.iter().cycle();
-    fill(&binary, |block| {
-        block.fill_with(|| *own.next().expect("endless"))
-    });
+    fill(&binary, |block| block.fill_with(|| *own.next().expect("endless")));
     let zero = directory.path().join("zero");
     fill(&zero, |block| block.fill(0));
     let hexadecimal = directory.path().join("hex");
@@ -41,9 +34,7 @@ fn scan(criterion: &mut Criterion) {
     });
 
     let mut group = criterion.benchmark_group("scan");
-    group
-        .throughput(Throughput::Bytes(FILE_BYTES as u64))
-        .sample_size(10);
+    group.throughput(Throughput::Bytes(FILE_BYTES as u64)).sample_size(10);
     for signatures in [0_u64, 1000] {
         let messages: Vec<[u8; 8]> = (0..signatures).map(u64::to_le_bytes).collect();
         let messages: Vec<&[u8]> = messages.iter().map(|message| &message[..]).collect();

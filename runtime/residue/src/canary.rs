@@ -43,9 +43,7 @@ impl Canary {
 
     /// The encoded point that belongs to it, 32 bytes.
     pub fn public_key(&self) -> [u8; 32] {
-        EdwardsPoint::mul_base(&self.expand().scalar)
-            .compress()
-            .to_bytes()
+        EdwardsPoint::mul_base(&self.expand().scalar).compress().to_bytes()
     }
 
     /// The key as `openssl genpkey -algorithm ed25519` writes it (RFC 8410, section 7).
@@ -58,10 +56,7 @@ impl Canary {
     /// Every form the key takes when it is loaded and signs `messages` (pure Ed25519), in that
     /// order.
     pub fn forms(&self, messages: &[&[u8]]) -> Forms {
-        let signed: Vec<_> = messages
-            .iter()
-            .map(|&message| Signed::Message(message))
-            .collect();
+        let signed: Vec<_> = messages.iter().map(|&message| Signed::Message(message)).collect();
         self.forms_of(&signed)
     }
 
@@ -76,13 +71,7 @@ impl Canary {
         let low = low.try_into().expect("half of 64 bytes is 32");
         let prefix = prefix.try_into().expect("half of 64 bytes is 32");
         let clamped = clamp_integer(low);
-        Expanded {
-            hash,
-            low,
-            prefix,
-            clamped,
-            scalar: Scalar::from_bytes_mod_order(clamped),
-        }
+        Expanded { hash, low, prefix, clamped, scalar: Scalar::from_bytes_mod_order(clamped) }
     }
 }
 

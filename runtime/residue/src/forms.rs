@@ -184,10 +184,7 @@ impl Trace {
     fn of(key: &Expanded, public_key: &[u8; 32], signed: Signed<'_>) -> Self {
         let (domain, message) = match signed {
             Signed::Message(message) => (Vec::new(), message),
-            Signed::Digest {
-                ref digest,
-                context,
-            } => (dom2(context), &digest[..]),
+            Signed::Digest { ref digest, context } => (dom2(context), &digest[..]),
         };
         let hash = |parts: [&[u8]; 3]| -> [u8; 64] {
             parts
@@ -200,11 +197,7 @@ impl Trace {
         let nonce = Scalar::from_bytes_mod_order_wide(&nonce_hash);
         let point = EdwardsPoint::mul_base(&nonce).compress();
         let challenge = Scalar::from_bytes_mod_order_wide(&hash([&point.0, public_key, message]));
-        Self {
-            nonce_hash,
-            nonce,
-            product: challenge * key.scalar,
-        }
+        Self { nonce_hash, nonce, product: challenge * key.scalar }
     }
 }
 
@@ -212,12 +205,7 @@ impl Trace {
 fn dom2(context: &[u8]) -> Vec<u8> {
     let length = u8::try_from(context.len()).unwrap_or(u8::MAX);
     let context = &context[..usize::from(length)];
-    [
-        b"SigEd25519 no Ed25519 collisions",
-        &[1, length][..],
-        context,
-    ]
-    .concat()
+    [b"SigEd25519 no Ed25519 collisions", &[1, length][..], context].concat()
 }
 
 #[derive(Default)]
@@ -253,16 +241,10 @@ impl Builder {
             self.dense(name, &number);
             self.dense(format!("{name}.reversed"), &reversed(&number));
             for bits in [51, 52, 56] {
-                self.dense(
-                    format!("{name}.limbs-{bits}"),
-                    &limbs_u64(&number, 255, bits),
-                );
+                self.dense(format!("{name}.limbs-{bits}"), &limbs_u64(&number, 255, bits));
             }
             for bits in [28, 29, 30] {
-                self.dense(
-                    format!("{name}.limbs-{bits}"),
-                    &limbs_u32(&number, 255, bits),
-                );
+                self.dense(format!("{name}.limbs-{bits}"), &limbs_u32(&number, 255, bits));
             }
             for width in 4..=8 {
                 let name = format!("{name}.radix-{}", 1 << width);
@@ -278,41 +260,20 @@ impl Builder {
     fn signature(&mut self, index: usize, trace: &Trace) {
         let nonce = format!("nonce[{index}]");
         self.dense(format!("{nonce}.hash"), &trace.nonce_hash);
-        self.dense(
-            format!("{nonce}.hash.words"),
-            &swapped_words(&trace.nonce_hash),
-        );
-        self.dense(
-            format!("{nonce}.hash.limbs-52"),
-            &limbs_u64(&trace.nonce_hash, 512, 52),
-        );
+        self.dense(format!("{nonce}.hash.words"), &swapped_words(&trace.nonce_hash));
+        self.dense(format!("{nonce}.hash.limbs-52"), &limbs_u64(&trace.nonce_hash, 512, 52));
         let number = trace.nonce.to_bytes();
         self.dense(format!("{nonce}.scalar"), &number);
-        self.dense(
-            format!("{nonce}.scalar.limbs-52"),
-            &limbs_u64(&number, 255, 52),
-        );
-        self.dense(
-            format!("{nonce}.scalar.limbs-29"),
-            &limbs_u32(&number, 255, 29),
-        );
-        self.sparse(
-            format!("{nonce}.scalar.radix-16"),
-            &signed_digits(&number, 4),
-        );
+        self.dense(format!("{nonce}.scalar.limbs-52"), &limbs_u64(&number, 255, 52));
+        self.dense(format!("{nonce}.scalar.limbs-29"), &limbs_u32(&number, 255, 29));
+        self.sparse(format!("{nonce}.scalar.radix-16"), &signed_digits(&number, 4));
 
         let product = format!("product[{index}]");
         let number = trace.product.to_bytes();
         self.dense(format!("{product}.scalar"), &number);
-        self.dense(
-            format!("{product}.scalar.limbs-52"),
-            &limbs_u64(&number, 255, 52),
-        );
+        self.dense(format!("{product}.scalar.limbs-52"), &limbs_u64(&number, 255, 52));
         let number = (trace.product * self.montgomery_inverse()).to_bytes();
-        self.dense(
-            format!("{product}.montgomery.limbs-52"),
-            &limbs_u64(&number, 255, 52),
-        );
+        self.dense(format!("{product}.montgomery.limbs-52"), &limbs_u64(&number, 255, 52));
     }
 
     fn dense(&mut self, name: impl Into<String>, bytes: &[u8]) {
@@ -324,31 +285,21 @@ impl Builder {
     }
 
     fn add(&mut self, name: String, bytes: &[u8], fragment: Fragment) {
-        assert!(
-            bytes.len() <= Form::BYTES_MAX,
-            "{name} is longer than the search looks around"
-        );
+        assert!(bytes.len() <= Form::BYTES_MAX, "{name} is longer than the search looks around");
         let searched: Vec<bool> = bytes
             .windows(fragment.bytes())
             .map(|window| is_varied(window) && self.taken.insert((fragment, number(window))))
             .collect();
         if searched.contains(&true) {
-            self.done.push(Form {
-                name,
-                bytes: bytes.to_vec(),
-                fragment,
-                searched,
-            });
+            self.done.push(Form { name, bytes: bytes.to_vec(), fragment, searched });
         }
     }
 
     /// R⁻¹ modulo L for R = 2^260, five limbs of 52 bits.
     fn montgomery_inverse(&mut self) -> Scalar {
-        *self.montgomery_inverse.get_or_insert_with(|| {
-            (0..260)
-                .fold(Scalar::ONE, |power, _| power + power)
-                .invert()
-        })
+        *self
+            .montgomery_inverse
+            .get_or_insert_with(|| (0..260).fold(Scalar::ONE, |power, _| power + power).invert())
     }
 }
 
@@ -359,9 +310,7 @@ fn is_varied(window: &[u8]) -> bool {
 }
 
 fn number(window: &[u8]) -> u128 {
-    window
-        .iter()
-        .fold(0, |number, byte| number << 8 | u128::from(*byte))
+    window.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 /// Different bytes in a fragment that is searched for.
@@ -388,10 +337,7 @@ mod tests {
     }
 
     fn named<'a>(forms: &'a Forms, name: &str) -> &'a Form {
-        forms
-            .iter()
-            .find(|form| form.name() == name)
-            .unwrap_or_else(|| panic!("no {name}"))
+        forms.iter().find(|form| form.name() == name).unwrap_or_else(|| panic!("no {name}"))
     }
 
     fn scalar_named(forms: &Forms, name: &str) -> Scalar {
@@ -413,11 +359,7 @@ mod tests {
         // The scalar form is in use by the product; the public key shows that it is the right one.
         let public = EdwardsPoint::mul_base(&scalar_named(forms, "scalar")).compress();
         assert_eq!(public.to_bytes(), canary.public_key());
-        [
-            EdwardsPoint::mul_base(&nonce).compress().to_bytes(),
-            sum.to_bytes(),
-        ]
-        .concat()
+        [EdwardsPoint::mul_base(&nonce).compress().to_bytes(), sum.to_bytes()].concat()
     }
 
     #[test]
@@ -425,10 +367,7 @@ mod tests {
         let forms = test_2().forms(&[TEST_2_MESSAGE]);
 
         assert_eq!(hex::encode(test_2().public_key()), TEST_2_PUBLIC);
-        assert_eq!(
-            hex::encode(signature_from(&test_2(), &forms)),
-            TEST_2_SIGNATURE
-        );
+        assert_eq!(hex::encode(signature_from(&test_2(), &forms)), TEST_2_SIGNATURE);
     }
 
     #[test]
@@ -450,10 +389,7 @@ mod tests {
         let forms = canary.forms(&[b"message"]);
 
         let peer = SigningKey::from_bytes(canary.seed());
-        assert_eq!(
-            signature_from(&canary, &forms),
-            peer.sign(b"message").to_bytes()
-        );
+        assert_eq!(signature_from(&canary, &forms), peer.sign(b"message").to_bytes());
     }
 
     #[test]
@@ -512,12 +448,7 @@ mod tests {
             for (offset, window) in form.bytes().windows(form.fragment().bytes()).enumerate() {
                 if form.is_searched(offset) {
                     let earlier = names.insert(window, form.name());
-                    assert_eq!(
-                        earlier,
-                        None,
-                        "{} has a fragment of another form",
-                        form.name()
-                    );
+                    assert_eq!(earlier, None, "{} has a fragment of another form", form.name());
                 }
             }
         }
@@ -532,11 +463,7 @@ mod tests {
         for form in &forms {
             for (offset, window) in form.bytes().windows(form.fragment().bytes()).enumerate() {
                 let is_public = public.windows(window.len()).any(|piece| piece == window);
-                assert!(
-                    !(is_public && form.is_searched(offset)),
-                    "{} is public",
-                    form.name()
-                );
+                assert!(!(is_public && form.is_searched(offset)), "{} is public", form.name());
             }
         }
     }

@@ -53,11 +53,7 @@ impl Index {
                 offset: u8::try_from(offset).expect("a form has at most 80 bytes"),
             }));
         }
-        Self {
-            filter: Filter::of(&words),
-            table: Table::of(words),
-            forms,
-        }
+        Self { filter: Filter::of(&words), table: Table::of(words), forms }
     }
 
     pub(crate) fn form(&self, index: usize) -> &Form {
@@ -115,18 +111,11 @@ impl Index {
             let bytes = bytes_before + equal_bytes(after.iter(), form_after.iter());
             let form_offset = form_before.len() - bytes_before;
             let fragments_end = (form_offset + bytes + 1).saturating_sub(form.fragment().bytes());
-            let fragments = (form_offset..fragments_end)
-                .filter(|&offset| form.is_searched(offset))
-                .count();
+            let fragments =
+                (form_offset..fragments_end).filter(|&offset| form.is_searched(offset)).count();
             if fragments > 0 {
                 let start = position - bytes_before;
-                found(Run {
-                    form: form_index,
-                    form_offset,
-                    start,
-                    bytes,
-                    fragments,
-                });
+                found(Run { form: form_index, form_offset, start, bytes, fragments });
             }
         }
     }
@@ -137,9 +126,7 @@ fn equal_bytes<'a>(
     left: impl Iterator<Item = &'a u8>,
     right: impl Iterator<Item = &'a u8>,
 ) -> usize {
-    left.zip(right)
-        .take_while(|(left, right)| left == right)
-        .count()
+    left.zip(right).take_while(|(left, right)| left == right).count()
 }
 
 /// Where the words start that have to be indexed: for each fragment, wherever it lies in the data,
@@ -156,11 +143,7 @@ fn indexed_words(form: &Form) -> BTreeSet<usize> {
             let words_end = offset + form.fragment().bytes() - WORD_BYTES + 1;
             (offset..offset + STEP).map(move |first| (first..words_end).step_by(STEP))
         })
-        .map(|visited| {
-            visited
-                .max_by_key(variety)
-                .expect("a fragment has STEP words or more")
-        })
+        .map(|visited| visited.max_by_key(variety).expect("a fragment has STEP words or more"))
         .collect()
 }
 
@@ -181,9 +164,7 @@ struct Filter {
 
 impl Filter {
     fn of(words: &[Word]) -> Self {
-        let count = (words.len() * FILTER_BITS_PER_WORD / 64)
-            .next_power_of_two()
-            .max(64);
+        let count = (words.len() * FILTER_BITS_PER_WORD / 64).next_power_of_two().max(64);
         let shift = u64::BITS - count.ilog2();
         let mut blocks = vec![0; count];
         for word in words {
@@ -233,11 +214,7 @@ impl Table {
                 u32::try_from(start).expect("fewer than 2^32 words fit in memory")
             })
             .collect();
-        Self {
-            words,
-            directory,
-            shift,
-        }
+        Self { words, directory, shift }
     }
 
     fn words(&self, hash: u64) -> impl Iterator<Item = &Word> {
@@ -245,9 +222,7 @@ impl Table {
         let bound = |bucket: usize| {
             usize::try_from(self.directory[bucket]).expect("an index fits in memory")
         };
-        self.words[bound(bucket)..bound(bucket + 1)]
-            .iter()
-            .filter(move |word| word.hash == hash)
+        self.words[bound(bucket)..bound(bucket + 1)].iter().filter(move |word| word.hash == hash)
     }
 }
 
@@ -256,10 +231,7 @@ impl Table {
 fn load(bytes: &[u8]) -> u64 {
     match bytes.first_chunk() {
         Some(bytes) => u64::from_le_bytes(*bytes),
-        None => bytes
-            .iter()
-            .rev()
-            .fold(0, |number, byte| number << 8 | u64::from(*byte)),
+        None => bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)),
     }
 }
 

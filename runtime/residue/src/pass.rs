@@ -32,11 +32,7 @@ impl<'a> Pass<'a> {
             total,
             buffer: vec![0; CHUNK_BYTES + 2 * REACH + PADDING],
             report: ScanReport::default(),
-            source: Source {
-                name: source,
-                parts: 0,
-                bytes_scanned: 0,
-            },
+            source: Source { name: source, parts: 0, bytes_scanned: 0 },
         }
     }
 
@@ -58,10 +54,7 @@ impl<'a> Pass<'a> {
 
     pub(crate) fn unreadable(&mut self, what: String, bytes: u64, reason: &dyn ToString) {
         self.report.bytes_unreadable += bytes;
-        self.report.unreadable.push(Unreadable {
-            what,
-            reason: reason.to_string(),
-        });
+        self.report.unreadable.push(Unreadable { what, reason: reason.to_string() });
         self.tell();
     }
 
@@ -85,9 +78,7 @@ impl<'a> Pass<'a> {
             }
             let Err(reason) = ended else { break };
 
-            let page_end = (position / PAGE_BYTES)
-                .saturating_add(1)
-                .saturating_mul(PAGE_BYTES);
+            let page_end = (position / PAGE_BYTES).saturating_add(1).saturating_mul(PAGE_BYTES);
             let unread = position..page_end.min(range.end);
             position = unread.end;
             // Neighbouring pages that fail in the same way are one entry.
@@ -134,13 +125,7 @@ impl<'a> Pass<'a> {
                 Some(_) => filled.next_multiple_of(STEP),
                 None => filled - REACH,
             };
-            let Self {
-                index,
-                buffer,
-                report,
-                source,
-                ..
-            } = self;
+            let Self { index, buffer, report, source, .. } = self;
             buffer[filled..filled + PADDING].fill(0);
             index.search(buffer, filled, (from, to), &mut |run: Run| {
                 let offset = buffer_base + run.start as u64;
@@ -173,26 +158,15 @@ impl<'a> Pass<'a> {
 
     fn close(&mut self, place: &str, gap: Option<(Range<u64>, io::Error)>) {
         if let Some((gap, reason)) = gap {
-            let what = format!(
-                "{} {place}, {:#x}-{:#x}",
-                self.source.name, gap.start, gap.end
-            );
+            let what = format!("{} {place}, {:#x}-{:#x}", self.source.name, gap.start, gap.end);
             self.unreadable(what, gap.end - gap.start, &reason);
         }
     }
 
     fn tell(&mut self) {
-        let ScanReport {
-            bytes_scanned,
-            bytes_absent,
-            bytes_unreadable,
-            ..
-        } = self.report;
+        let ScanReport { bytes_scanned, bytes_absent, bytes_unreadable, .. } = self.report;
         let bytes_done = bytes_scanned + bytes_absent + bytes_unreadable;
-        (self.progress)(Progress {
-            bytes_done,
-            bytes_total: self.total,
-        });
+        (self.progress)(Progress { bytes_done, bytes_total: self.total });
     }
 }
 

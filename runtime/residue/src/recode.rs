@@ -7,19 +7,13 @@
 ///
 /// `number` is little-endian; bits from `bits` on are left out.
 pub(crate) fn limbs_u64(number: &[u8], bits: usize, limb_bits: usize) -> Vec<u8> {
-    limbs(number, bits, limb_bits)
-        .flat_map(u64::to_le_bytes)
-        .collect()
+    limbs(number, bits, limb_bits).flat_map(u64::to_le_bytes).collect()
 }
 
 /// As [`limbs_u64`], for limbs of at most 32 bits that are stored as `u32`.
 pub(crate) fn limbs_u32(number: &[u8], bits: usize, limb_bits: usize) -> Vec<u8> {
     limbs(number, bits, limb_bits)
-        .flat_map(|limb| {
-            u32::try_from(limb)
-                .expect("a limb has at most 32 bits")
-                .to_le_bytes()
-        })
+        .flat_map(|limb| u32::try_from(limb).expect("a limb has at most 32 bits").to_le_bytes())
         .collect()
 }
 
@@ -37,29 +31,19 @@ pub(crate) fn signed_digits(number: &[u8; 32], width: usize) -> Vec<u8> {
             let coefficient = carry + i16::try_from(bits).expect("a digit has at most 8 bits");
             // A carry out of the last digit would be lost; only radix 256 has room for it.
             let last = index + 1 == count && width < 8;
-            carry = if last {
-                0
-            } else {
-                (coefficient + radix / 2) >> width
-            };
+            carry = if last { 0 } else { (coefficient + radix / 2) >> width };
             coefficient - (carry << width)
         })
         .collect();
     if width == 8 {
         digits.push(carry);
     }
-    digits
-        .into_iter()
-        .map(|digit| digit.to_le_bytes()[0])
-        .collect()
+    digits.into_iter().map(|digit| digit.to_le_bytes()[0]).collect()
 }
 
 /// Each group of eight bytes reversed: big-endian words as a little-endian machine holds them.
 pub(crate) fn swapped_words(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .chunks(8)
-        .flat_map(|word| word.iter().rev().copied())
-        .collect()
+    bytes.chunks(8).flat_map(|word| word.iter().rev().copied()).collect()
 }
 
 /// All bytes in reverse: a number written big-endian.
@@ -69,17 +53,11 @@ pub(crate) fn reversed(bytes: &[u8]) -> Vec<u8> {
 
 fn limbs(number: &[u8], bits: usize, limb_bits: usize) -> impl Iterator<Item = u64> {
     let bit = move |index: usize| {
-        let byte = if index < bits {
-            number.get(index / 8).copied().unwrap_or(0)
-        } else {
-            0
-        };
+        let byte = if index < bits { number.get(index / 8).copied().unwrap_or(0) } else { 0 };
         u64::from(byte >> (index % 8) & 1)
     };
     (0..bits.div_ceil(limb_bits)).map(move |limb| {
-        (0..limb_bits).fold(0, |value, place| {
-            value | bit(limb * limb_bits + place) << place
-        })
+        (0..limb_bits).fold(0, |value, place| value | bit(limb * limb_bits + place) << place)
     })
 }
 
@@ -107,20 +85,12 @@ mod tests {
             for limb_bits in [28_usize, 29, 30, 51, 52, 56] {
                 let mask = (BigUint::from(1_u8) << limb_bits) - 1_u8;
                 let expected: Vec<u64> = (0..255_usize.div_ceil(limb_bits))
-                    .map(|index| {
-                        ((&value >> (index * limb_bits)) & &mask)
-                            .try_into()
-                            .unwrap()
-                    })
+                    .map(|index| ((&value >> (index * limb_bits)) & &mask).try_into().unwrap())
                     .collect();
 
                 let wide = limbs_u64(&number, 255, limb_bits);
-                let found: Vec<u64> = wide
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|limb| u64::from_le_bytes(*limb))
-                    .collect();
+                let found: Vec<u64> =
+                    wide.as_chunks().0.iter().map(|limb| u64::from_le_bytes(*limb)).collect();
                 assert_eq!(found, expected, "{limb_bits} bits in u64");
 
                 if limb_bits <= 32 {
@@ -142,10 +112,8 @@ mod tests {
         for number in numbers() {
             let value = BigInt::from_bytes_le(Sign::Plus, &number);
             for width in 4..=8_usize {
-                let digits: Vec<i8> = signed_digits(&number, width)
-                    .into_iter()
-                    .map(u8::cast_signed)
-                    .collect();
+                let digits: Vec<i8> =
+                    signed_digits(&number, width).into_iter().map(u8::cast_signed).collect();
 
                 let sum: BigInt = digits
                     .iter()
@@ -155,11 +123,7 @@ mod tests {
                 assert_eq!(sum, value, "radix 2^{width}");
                 let half = 1_i16 << (width - 1);
                 let (_, inner) = digits.split_last().unwrap();
-                assert!(
-                    inner
-                        .iter()
-                        .all(|digit| (-half..half).contains(&i16::from(*digit)))
-                );
+                assert!(inner.iter().all(|digit| (-half..half).contains(&i16::from(*digit))));
             }
         }
     }

@@ -22,9 +22,7 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner for `forms`.
     pub fn new(forms: &Forms) -> Self {
-        Self {
-            index: Index::of(forms),
-        }
+        Self { index: Index::of(forms) }
     }
 
     /// Scans what `reader` gives, to its end. Hits are placed from `base_offset` on.
@@ -42,10 +40,7 @@ impl Scanner {
         let mut pass = Pass::over(&self.index, name.to_owned(), None, progress);
         pass.next_part();
         pass.stream(name, base_offset, &mut |room| reader.read(room))
-            .map_err(|source| ScanError::Read {
-                what: name.to_owned(),
-                source,
-            })?;
+            .map_err(|source| ScanError::Read { what: name.to_owned(), source })?;
         Ok(pass.done())
     }
 
@@ -136,8 +131,5 @@ impl ScanError {
 }
 
 pub(crate) fn open(path: &Path) -> Result<File, ScanError> {
-    File::open(path).map_err(|source| ScanError::Open {
-        path: path.to_owned(),
-        source,
-    })
+    File::open(path).map_err(|source| ScanError::Open { path: path.to_owned(), source })
 }

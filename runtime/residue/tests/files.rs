@@ -24,10 +24,7 @@ fn a_key_in_a_sparse_file_is_found_at_its_offset_and_the_holes_are_counted() {
     let report = scanner.scan_path(file.path(), &mut unwatched()).unwrap();
 
     assert_eq!(report.hits.len(), 1, "{report:?}");
-    assert_eq!(
-        (report.hits[0].form.as_str(), report.hits[0].offset),
-        ("seed", offset)
-    );
+    assert_eq!((report.hits[0].form.as_str(), report.hits[0].offset), ("seed", offset));
     assert_eq!(report.bytes_scanned + report.bytes_absent, 1 << 30);
 }
 
@@ -43,15 +40,9 @@ fn a_directory_is_scanned_to_its_leaves_and_links_are_not_followed() {
     let _socket = UnixListener::bind(directory.path().join("socket")).unwrap();
 
     let scanner = Scanner::new(&canary.forms(&[]));
-    let report = scanner
-        .scan_path(directory.path(), &mut unwatched())
-        .unwrap();
+    let report = scanner.scan_path(directory.path(), &mut unwatched()).unwrap();
 
-    let places: Vec<&Path> = report
-        .hits
-        .iter()
-        .map(|hit| Path::new(&hit.place))
-        .collect();
+    let places: Vec<&Path> = report.hits.iter().map(|hit| Path::new(&hit.place)).collect();
     assert_eq!(places, [deep.join("key.pem")]);
     assert_eq!(report.sources[0].parts, 2);
     assert_eq!(report.unreadable, []);
@@ -61,23 +52,17 @@ fn a_directory_is_scanned_to_its_leaves_and_links_are_not_followed() {
 #[test]
 fn a_file_without_a_length_is_read_to_its_end() {
     let scanner = Scanner::new(&canary().forms(&[]));
-    let report = scanner
-        .scan_path(Path::new("/proc/self/status"), &mut unwatched())
-        .unwrap();
+    let report = scanner.scan_path(Path::new("/proc/self/status"), &mut unwatched()).unwrap();
     assert!(report.found_nothing());
 }
 
 #[test]
 fn what_cannot_be_scanned_as_a_whole_is_an_error() {
     let scanner = Scanner::new(&canary().forms(&[]));
-    let missing = scanner
-        .scan_path(Path::new("/nonexistent/dump"), &mut unwatched())
-        .unwrap_err();
+    let missing = scanner.scan_path(Path::new("/nonexistent/dump"), &mut unwatched()).unwrap_err();
     assert!(matches!(missing, ScanError::Open { ref path, .. } if path.ends_with("dump")));
 
-    let device = scanner
-        .scan_path(Path::new("/dev/zero"), &mut unwatched())
-        .unwrap_err();
+    let device = scanner.scan_path(Path::new("/dev/zero"), &mut unwatched()).unwrap_err();
     assert!(matches!(device, ScanError::Kind { .. }));
 }
 
@@ -85,9 +70,7 @@ fn what_cannot_be_scanned_as_a_whole_is_an_error() {
 #[test]
 fn a_file_whose_reads_fail_is_listed_and_not_clean() {
     let scanner = Scanner::new(&canary().forms(&[]));
-    let report = scanner
-        .scan_path(Path::new("/proc/self/mem"), &mut unwatched())
-        .unwrap();
+    let report = scanner.scan_path(Path::new("/proc/self/mem"), &mut unwatched()).unwrap();
 
     assert_eq!((report.bytes_scanned, report.unreadable.len()), (0, 1));
     assert!(!report.found_nothing());
@@ -103,9 +86,7 @@ fn a_file_below_a_directory_is_read_or_listed() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
 
     let scanner = Scanner::new(&canary.forms(&[]));
-    let report = scanner
-        .scan_path(directory.path(), &mut unwatched())
-        .unwrap();
+    let report = scanner.scan_path(directory.path(), &mut unwatched()).unwrap();
 
     assert_eq!(report.hits.len() + report.unreadable.len(), 1, "{report:?}");
     assert!(!report.found_nothing());

@@ -18,9 +18,7 @@ fn noise(bytes: usize) -> Vec<u8> {
 }
 
 fn scan(scanner: &Scanner, data: impl Read) -> ScanReport {
-    scanner
-        .scan_reader("planted", 0, data, &mut unwatched())
-        .expect("a slice can be read")
+    scanner.scan_reader("planted", 0, data, &mut unwatched()).expect("a slice can be read")
 }
 
 /// The hits as form, offset in the form, bytes, offset in the data.
@@ -61,11 +59,7 @@ fn every_form_is_found_by_its_name_at_every_alignment() {
                     && hit.bytes as usize == form.bytes().len()
                     && hit.fragments as usize == form.fragments()
             });
-            assert!(
-                hit.is_some(),
-                "{} at alignment {alignment} was not found",
-                form.name()
-            );
+            assert!(hit.is_some(), "{} at alignment {alignment} was not found", form.name());
         }
         assert_eq!(report.bytes_scanned, data.len() as u64);
     }
@@ -96,9 +90,7 @@ fn every_single_fragment_of_every_form_is_found_at_every_alignment() {
         let mut found = ScanReport::default();
         for (chunk, start) in data.chunks(spacing * 256).zip((0..).step_by(spacing * 256)) {
             // In parts, since a report lists a limited number of hits.
-            let part = scanner
-                .scan_reader("part", start, chunk, &mut unwatched())
-                .unwrap();
+            let part = scanner.scan_reader("part", start, chunk, &mut unwatched()).unwrap();
             found.hits_total += part.hits_total;
             found.hits.extend(part.hits);
         }
@@ -107,11 +99,7 @@ fn every_single_fragment_of_every_form_is_found_at_every_alignment() {
                 let first = hit.offset..=hit.offset + u64::from(hit.bytes) - length as u64;
                 hit.form == form.name() && first.contains(&(*start as u64))
             });
-            assert!(
-                hit.is_some(),
-                "{} from {offset}, planted at {start}",
-                form.name()
-            );
+            assert!(hit.is_some(), "{} from {offset}, planted at {start}", form.name());
         }
         fragments_planted += offsets.len();
     }
@@ -165,18 +153,10 @@ fn a_fragment_at_the_very_end_of_the_data_is_found_and_one_that_is_cut_short_is_
     for before in 0..16 {
         let mut data = vec![0x55; before];
         data.extend(&canary.seed()[..8]);
-        assert_eq!(
-            scan(&scanner, &data[..]).fragments_found,
-            1,
-            "{before} bytes before"
-        );
+        assert_eq!(scan(&scanner, &data[..]).fragments_found, 1, "{before} bytes before");
 
         data.pop();
-        assert_eq!(
-            summary(&scan(&scanner, &data[..])),
-            [],
-            "{before} bytes before"
-        );
+        assert_eq!(summary(&scan(&scanner, &data[..])), [], "{before} bytes before");
     }
 }
 
@@ -196,17 +176,8 @@ fn random_data_holds_nothing_even_for_a_key_with_many_signatures() {
 #[test]
 fn the_key_of_another_canary_is_not_a_hit() {
     let other = canary().forms(&[b"message"]);
-    let data: Vec<u8> = other
-        .iter()
-        .flat_map(|form| form.bytes().to_vec())
-        .collect();
-    assert_eq!(
-        summary(&scan(
-            &Scanner::new(&canary().forms(&[b"message"])),
-            &data[..]
-        )),
-        []
-    );
+    let data: Vec<u8> = other.iter().flat_map(|form| form.bytes().to_vec()).collect();
+    assert_eq!(summary(&scan(&Scanner::new(&canary().forms(&[b"message"])), &data[..])), []);
 }
 
 /// Key files as they are written, found through the forms of what they contain.
@@ -215,17 +186,11 @@ fn key_files_are_found_by_the_text_of_the_seed_in_them() {
     let canary = canary();
     let scanner = Scanner::new(&canary.forms(&[]));
     let names = |text: &str| -> Vec<String> {
-        scan(&scanner, text.as_bytes())
-            .hits
-            .into_iter()
-            .map(|hit| hit.form)
-            .collect()
+        scan(&scanner, text.as_bytes()).hits.into_iter().map(|hit| hit.form).collect()
     };
 
     let keypair = ssh_key::private::Ed25519Keypair::from_seed(canary.seed());
-    let openssh = ssh_key::PrivateKey::from(keypair)
-        .to_openssh(ssh_key::LineEnding::LF)
-        .unwrap();
+    let openssh = ssh_key::PrivateKey::from(keypair).to_openssh(ssh_key::LineEnding::LF).unwrap();
     assert_eq!(names(&openssh), ["seed.base64-2"]);
 
     assert_eq!(names(&canary.to_pkcs8_pem()), ["seed.base64-1"]);
@@ -245,10 +210,7 @@ fn hits_beyond_the_list_are_still_counted() {
 
     let fragments_of_a_seed = 25;
     assert_eq!(report.hits_total, copies as u64);
-    assert_eq!(
-        report.fragments_found,
-        (copies * fragments_of_a_seed) as u64
-    );
+    assert_eq!(report.fragments_found, (copies * fragments_of_a_seed) as u64);
     assert_eq!(report.hits.len(), ScanReport::HITS_LISTED_MAX);
 
     report.merge(scan(&scanner, &data[..]));
@@ -261,9 +223,8 @@ fn hits_beyond_the_list_are_still_counted() {
 fn a_report_says_in_json_which_form_lies_where() {
     let canary = canary();
     let scanner = Scanner::new(&canary.forms(&[]));
-    let report = scanner
-        .scan_reader("dump", 0x1000, &canary.seed()[..9], &mut unwatched())
-        .unwrap();
+    let report =
+        scanner.scan_reader("dump", 0x1000, &canary.seed()[..9], &mut unwatched()).unwrap();
 
     let json = serde_json::to_value(&report).unwrap();
 
@@ -283,11 +244,6 @@ fn only_hexadecimal_text_and_small_digits_need_long_fragments() {
         let is_sparse = form.name().contains("hex")
             || form.name().ends_with("radix-16")
             || form.name().ends_with("radix-32");
-        assert_eq!(
-            form.fragment() == Fragment::Sixteen,
-            is_sparse,
-            "{}",
-            form.name()
-        );
+        assert_eq!(form.fragment() == Fragment::Sixteen, is_sparse, "{}", form.name());
     }
 }

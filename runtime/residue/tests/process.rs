@@ -22,9 +22,7 @@ impl Holder {
         writeln!(input, "{}", hex::encode(canary.seed())).expect("the shell reads");
         let mut line = String::new();
         let output = child.stdout.as_mut().expect("piped");
-        BufReader::new(output)
-            .read_line(&mut line)
-            .expect("the shell answers");
+        BufReader::new(output).read_line(&mut line).expect("the shell answers");
         assert_eq!(line, "holding\n");
         Self { child }
     }
@@ -32,9 +30,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        self.child
-            .kill()
-            .expect("a child that waits for input is alive");
+        self.child.kill().expect("a child that waits for input is alive");
         self.child.wait().expect("a killed child can be reaped");
     }
 }
@@ -63,11 +59,7 @@ fn a_key_in_another_process_is_found_and_placed_in_its_mapping() {
     let report = scanner.scan_process(pid, &mut unwatched()).unwrap();
 
     // Then the text is found in a writable mapping, within that mapping's addresses,
-    let hit = report
-        .hits
-        .iter()
-        .find(|hit| hit.form == "seed.hex-lower")
-        .unwrap();
+    let hit = report.hits.iter().find(|hit| hit.form == "seed.hex-lower").unwrap();
     let (range, permissions) = hit.place.split_once(' ').unwrap();
     let (start, end) = range.split_once('-').unwrap();
     let range = u64::from_str_radix(start, 16).unwrap()..u64::from_str_radix(end, 16).unwrap();
@@ -90,13 +82,7 @@ fn each_mapped_byte_is_scanned_absent_or_listed_as_unreadable() {
     let accounted = report.bytes_scanned + report.bytes_absent + report.bytes_unreadable;
     assert_eq!(accounted, bytes_mapped(pid));
     // The kernel's own mappings answer with an error; the list names them.
-    assert!(
-        report
-            .unreadable
-            .iter()
-            .any(|part| part.what.contains("[v")),
-        "{report:?}"
-    );
+    assert!(report.unreadable.iter().any(|part| part.what.contains("[v")), "{report:?}");
     assert!(report.unreadable.iter().all(|part| !part.reason.is_empty()));
     let last = last.unwrap();
     assert_eq!(Some(last.bytes_done), last.bytes_total);
@@ -106,9 +92,7 @@ fn each_mapped_byte_is_scanned_absent_or_listed_as_unreadable() {
 fn a_process_without_the_key_gives_no_hit() {
     let holder = Holder::of(&Canary::random().unwrap());
     let scanner = Scanner::new(&Canary::random().unwrap().forms(&[]));
-    let report = scanner
-        .scan_process(holder.child.id(), &mut unwatched())
-        .unwrap();
+    let report = scanner.scan_process(holder.child.id(), &mut unwatched()).unwrap();
     assert!(report.found_nothing(), "{:?}", report.hits);
 }
 
@@ -125,8 +109,6 @@ fn a_process_that_is_not_there_is_an_error_and_not_a_clean_report() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     let scanner = Scanner::new(&Canary::random().unwrap().forms(&[]));
-    let error = scanner
-        .scan_process(child.id(), &mut unwatched())
-        .unwrap_err();
+    let error = scanner.scan_process(child.id(), &mut unwatched()).unwrap_err();
     assert_eq!(error.code(), "scan.open");
 }

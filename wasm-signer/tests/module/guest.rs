@@ -27,13 +27,7 @@ impl Guest {
         let mut store = Store::new(module.engine(), ());
         let instance = Instance::new(&mut store, module, &[]).unwrap();
         let memory = instance.get_memory(&mut store, "memory").unwrap();
-        let mut guest = Self {
-            store,
-            instance,
-            memory,
-            input: 0,
-            output: 0,
-        };
+        let mut guest = Self { store, instance, memory, input: 0, output: 0 };
         guest.input = guest.answer("evanesce_input", ()).try_into().unwrap();
         guest.output = guest.answer("evanesce_output", ()).try_into().unwrap();
         guest
@@ -63,10 +57,7 @@ impl Guest {
 
     pub(crate) fn sign_message(&mut self, message: &[u8]) -> Result<[u8; SIGNATURE_BYTES], Status> {
         self.write_input(message);
-        let status = self.call(
-            "evanesce_sign_message",
-            i32::try_from(message.len()).unwrap(),
-        );
+        let status = self.call("evanesce_sign_message", i32::try_from(message.len()).unwrap());
         self.output(status)
     }
 
@@ -76,10 +67,7 @@ impl Guest {
         context: &[u8],
     ) -> Result<[u8; SIGNATURE_BYTES], Status> {
         self.write_input(&[digest, context].concat());
-        let status = self.call(
-            "evanesce_sign_digest",
-            i32::try_from(context.len()).unwrap(),
-        );
+        let status = self.call("evanesce_sign_digest", i32::try_from(context.len()).unwrap());
         self.output(status)
     }
 
@@ -104,17 +92,12 @@ impl Guest {
         export: &str,
         params: impl WasmParams,
     ) -> wasmtime::Result<i32> {
-        let function = self
-            .instance
-            .get_typed_func(&mut self.store, export)
-            .unwrap();
+        let function = self.instance.get_typed_func(&mut self.store, export).unwrap();
         function.call(&mut self.store, params)
     }
 
     pub(crate) fn write_input(&mut self, bytes: &[u8]) {
-        self.memory
-            .write(&mut self.store, self.input, bytes)
-            .unwrap();
+        self.memory.write(&mut self.store, self.input, bytes).unwrap();
     }
 
     /// All of linear memory.
@@ -132,10 +115,7 @@ impl Guest {
         match status {
             Status::Done => Ok(output[..N].try_into().unwrap()),
             refusal => {
-                assert_eq!(
-                    output, [0; OUTPUT_BYTES],
-                    "a refusal left something in the output"
-                );
+                assert_eq!(output, [0; OUTPUT_BYTES], "a refusal left something in the output");
                 Err(refusal)
             }
         }

@@ -15,10 +15,7 @@ use crate::guest::{Guest, compile};
 
 #[test]
 fn the_committed_digest_is_that_of_the_committed_module() {
-    assert_eq!(
-        <[u8; 32]>::from(Sha256::digest(SIGNER_WASM)),
-        SIGNER_WASM_SHA256
-    );
+    assert_eq!(<[u8; 32]>::from(Sha256::digest(SIGNER_WASM)), SIGNER_WASM_SHA256);
 }
 
 #[test]
@@ -64,10 +61,7 @@ fn a_quarter_of_the_shadow_stack_is_to_spare() {
 
     let mut guest = Guest::of(&module);
     assert_eq!(guest.load(&[1; 32], Use::Digest.code()), Status::Done);
-    assert_eq!(
-        guest.sign_digest(&[1; 64], &[1; CONTEXT_BYTES_MAX]).err(),
-        None
-    );
+    assert_eq!(guest.sign_digest(&[1; 64], &[1; CONTEXT_BYTES_MAX]).err(), None);
 }
 
 #[test]
@@ -86,15 +80,9 @@ fn a_shadow_stack_that_overflows_traps_instead_of_reaching_data() {
 fn no_export_has_a_frame_on_the_shadow_stack() {
     let declared = Declared::read();
 
-    assert!(
-        declared.functions_with_a_frame.iter().any(|with| *with),
-        "the scan finds no frame"
-    );
+    assert!(declared.functions_with_a_frame.iter().any(|with| *with), "the scan finds no frame");
     for index in declared.exported_functions {
-        assert!(
-            !declared.functions_with_a_frame[index],
-            "exported function {index} has a frame"
-        );
+        assert!(!declared.functions_with_a_frame[index], "exported function {index} has a frame");
     }
 }
 
@@ -117,14 +105,8 @@ fn a_second_key_is_refused_and_the_first_one_stays() {
     let mut guest = Guest::loaded(&[1; 32], Use::Message);
     let first = guest.public_key().unwrap();
 
-    assert_eq!(
-        guest.load(&[2; 32], Use::Message.code()),
-        Status::KeyAlready
-    );
-    assert_eq!(
-        guest.generate(&[3; 64], Use::Message.code()),
-        Status::KeyAlready
-    );
+    assert_eq!(guest.load(&[2; 32], Use::Message.code()), Status::KeyAlready);
+    assert_eq!(guest.generate(&[3; 64], Use::Message.code()), Status::KeyAlready);
 
     assert_eq!(guest.public_key(), Ok(first));
 }
@@ -144,10 +126,7 @@ fn a_key_signs_for_the_use_it_was_loaded_for_and_not_for_the_other() {
     let mut for_messages = Guest::loaded(&[1; 32], Use::Message);
     let mut for_digests = Guest::loaded(&[1; 32], Use::Digest);
 
-    assert_eq!(
-        for_messages.sign_digest(&[1; 64], b""),
-        Err(Status::OtherUse)
-    );
+    assert_eq!(for_messages.sign_digest(&[1; 64], b""), Err(Status::OtherUse));
     assert_eq!(for_digests.sign_message(b"m"), Err(Status::OtherUse));
 }
 
@@ -211,19 +190,12 @@ fn a_born_key_follows_from_its_entropy_and_is_not_a_key_loaded_from_it() {
 
     // As SPEC.md says it,
     let tag = b"evanesce signer: birth of a key, version 1\0";
-    let hash = Sha512::new()
-        .chain_update(tag)
-        .chain_update(entropy)
-        .finalize();
+    let hash = Sha512::new().chain_update(tag).chain_update(entropy).finalize();
     let expected = SigningKey::from_bytes(hash[..32].try_into().unwrap());
     assert_eq!(public_key, expected.verifying_key().to_bytes());
 
     // and not a key that someone who reads the entropy would try first.
-    for seed in [
-        &entropy[..32],
-        &entropy[32..],
-        &Sha512::digest(entropy)[..32],
-    ] {
+    for seed in [&entropy[..32], &entropy[32..], &Sha512::digest(entropy)[..32]] {
         let other = SigningKey::from_bytes(seed.try_into().unwrap());
         assert_ne!(public_key, other.verifying_key().to_bytes());
     }

@@ -15,10 +15,8 @@ fn after_a_signature_only_the_key_itself_is_in_linear_memory() {
 
     guest.sign_message(&message).unwrap();
 
-    Forms::of(&message, |prefix| {
-        Sha512::new().chain_update(prefix).chain_update(message)
-    })
-    .assert_only_the_key_is_in(guest.memory());
+    Forms::of(&message, |prefix| Sha512::new().chain_update(prefix).chain_update(message))
+        .assert_only_the_key_is_in(guest.memory());
 }
 
 #[test]
@@ -30,10 +28,7 @@ fn after_a_signed_digest_only_the_key_itself_is_in_linear_memory() {
 
     let domain = b"SigEd25519 no Ed25519 collisions\x01\x03ctx";
     Forms::of(&digest, |prefix| {
-        Sha512::new()
-            .chain_update(domain)
-            .chain_update(prefix)
-            .chain_update(digest)
+        Sha512::new().chain_update(domain).chain_update(prefix).chain_update(digest)
     })
     .assert_only_the_key_is_in(guest.memory());
 }
@@ -42,10 +37,7 @@ fn after_a_signed_digest_only_the_key_itself_is_in_linear_memory() {
 #[test]
 fn after_every_call_the_whole_shadow_stack_is_zero() {
     let assert_clear = |guest: &Guest, after: &str| {
-        let dirty = guest.memory()[..STACK_BYTES]
-            .iter()
-            .filter(|byte| **byte != 0)
-            .count();
+        let dirty = guest.memory()[..STACK_BYTES].iter().filter(|byte| **byte != 0).count();
         assert_eq!(dirty, 0, "bytes on the shadow stack after {after}");
     };
 
@@ -81,11 +73,7 @@ fn what_a_call_took_from_the_input_is_overwritten_even_when_it_is_refused() {
     guest.sign_message(&[9; 1000]).unwrap();
     assert_eq!(guest.input(1000), [0; 1000], "a message");
     guest.sign_digest(&[9; 64], &[9; 20]).unwrap_err();
-    assert_eq!(
-        guest.input(84),
-        [0; 84],
-        "a digest for a key of the other use"
-    );
+    assert_eq!(guest.input(84), [0; 84], "a digest for a key of the other use");
 }
 
 /// The strongest statement there is: apart from the byte that says so, a wiped instance cannot be
@@ -99,10 +87,7 @@ fn after_a_wipe_linear_memory_is_that_of_a_fresh_instance_but_for_one_byte() {
         guest.sign_message(b"m").ok();
         guest.sign_digest(&[1; 64], b"ctx").ok();
         guest.write_input(&[0xaa; 65536]);
-        assert!(
-            differing(&fresh, guest.memory()) > 64 + 65536,
-            "the control: nothing differs"
-        );
+        assert!(differing(&fresh, guest.memory()) > 64 + 65536, "the control: nothing differs");
 
         // When it is wiped, then one byte tells.
         guest.wipe();
@@ -129,10 +114,7 @@ impl Forms {
         let nonce_hash: [u8; 64] = nonce_hash(prefix).finalize().into();
         let nonce = Scalar::from_bytes_mod_order_wide(&nonce_hash);
         Self {
-            kept: [
-                ("the scalar", scalar.to_bytes().to_vec()),
-                ("the prefix", prefix.to_vec()),
-            ],
+            kept: [("the scalar", scalar.to_bytes().to_vec()), ("the prefix", prefix.to_vec())],
             passing: vec![
                 ("the seed", SEED.to_vec()),
                 ("the first half of the seed's hash", first.to_vec()),
@@ -152,12 +134,8 @@ impl Forms {
 
     /// Searches for every 8 bytes in a row of every form.
     fn assert_only_the_key_is_in(&self, memory: &[u8]) {
-        let places = |wanted: &[u8]| {
-            memory
-                .windows(WINDOW)
-                .filter(|bytes| *bytes == wanted)
-                .count()
-        };
+        let places =
+            |wanted: &[u8]| memory.windows(WINDOW).filter(|bytes| *bytes == wanted).count();
 
         // The control: the search finds what has to be there, and finds it once.
         for (name, form) in &self.kept {
@@ -169,20 +147,11 @@ impl Forms {
         // The scalar and what it was reduced from have bytes in common, since the group's order has
         // a run of zeros: such a window may be where the scalar is.
         let is_kept = |window: &&[u8]| {
-            self.kept
-                .iter()
-                .any(|(_, form)| form.windows(WINDOW).any(|kept| kept == *window))
+            self.kept.iter().any(|(_, form)| form.windows(WINDOW).any(|kept| kept == *window))
         };
         for (name, form) in &self.passing {
-            let windows: Vec<_> = form
-                .windows(WINDOW)
-                .filter(|window| !is_kept(window))
-                .collect();
-            assert!(
-                windows.len() >= 16,
-                "{name} has {} windows of its own",
-                windows.len()
-            );
+            let windows: Vec<_> = form.windows(WINDOW).filter(|window| !is_kept(window)).collect();
+            assert!(windows.len() >= 16, "{name} has {} windows of its own", windows.len());
             let found: usize = windows.into_iter().map(places).sum();
             assert_eq!(found, 0, "windows of {name} in linear memory");
         }
@@ -192,24 +161,17 @@ impl Forms {
 /// The five 64-bit words of 52 bits that the 64-bit backend computes with.
 fn limbs_52(scalar: &Scalar) -> Vec<u8> {
     let bits = |from: usize| {
-        (from..(from + 52).min(256))
-            .rev()
-            .fold(0, |limb: u64, bit| {
-                limb << 1 | u64::from(scalar.as_bytes()[bit / 8] >> (bit % 8) & 1)
-            })
+        (from..(from + 52).min(256)).rev().fold(0, |limb: u64, bit| {
+            limb << 1 | u64::from(scalar.as_bytes()[bit / 8] >> (bit % 8) & 1)
+        })
     };
-    (0..5)
-        .flat_map(|limb| bits(52 * limb).to_le_bytes())
-        .collect()
+    (0..5).flat_map(|limb| bits(52 * limb).to_le_bytes()).collect()
 }
 
 /// The 64 signed digits that base-point multiplication walks over, from -8 up to 7.
 fn digits_16(scalar: &Scalar) -> Vec<u8> {
     let mut carry = 0;
-    let nibbles = scalar
-        .as_bytes()
-        .iter()
-        .flat_map(|byte| [byte & 15, byte >> 4]);
+    let nibbles = scalar.as_bytes().iter().flat_map(|byte| [byte & 15, byte >> 4]);
     nibbles
         .map(|nibble| {
             let digit = nibble + carry;
@@ -221,17 +183,11 @@ fn digits_16(scalar: &Scalar) -> Vec<u8> {
 
 /// The same bytes as SHA-512 holds them: 64-bit words, the other way round.
 fn swapped(bytes: &[u8]) -> Vec<u8> {
-    bytes
-        .chunks(8)
-        .flat_map(|word| word.iter().rev().copied())
-        .collect()
+    bytes.chunks(8).flat_map(|word| word.iter().rev().copied()).collect()
 }
 
 fn differing(left: &[u8], right: &[u8]) -> usize {
-    left.iter()
-        .zip(right)
-        .filter(|(left, right)| left != right)
-        .count()
+    left.iter().zip(right).filter(|(left, right)| left != right).count()
 }
 
 const SEED: [u8; 32] = *b"a seed that no other memory has.";

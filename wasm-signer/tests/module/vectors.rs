@@ -16,16 +16,9 @@ fn pure_ed25519_gives_the_signatures_of_rfc_8032() {
         let mut guest = Guest::loaded(&vector.seed(), Use::Message);
 
         let public_key = guest.public_key().unwrap();
-        let signature = guest
-            .sign_message(&hex::decode(&vector.message).unwrap())
-            .unwrap();
+        let signature = guest.sign_message(&hex::decode(&vector.message).unwrap()).unwrap();
 
-        assert_eq!(
-            hex::encode(public_key),
-            vector.public_key,
-            "{}",
-            vector.name
-        );
+        assert_eq!(hex::encode(public_key), vector.public_key, "{}", vector.name);
         assert_eq!(hex::encode(signature), vector.signature, "{}", vector.name);
     }
 }
@@ -39,12 +32,7 @@ fn ed25519ph_gives_the_signatures_of_rfc_8032() {
         let public_key = guest.public_key().unwrap();
         let signature = guest.sign_digest(&digest, b"").unwrap();
 
-        assert_eq!(
-            hex::encode(public_key),
-            vector.public_key,
-            "{}",
-            vector.name
-        );
+        assert_eq!(hex::encode(public_key), vector.public_key, "{}", vector.name);
         assert_eq!(hex::encode(signature), vector.signature, "{}", vector.name);
     }
 }
@@ -58,19 +46,10 @@ fn ed25519ph_with_a_context_gives_what_the_native_library_gives() {
     for context in [&b""[..], b"a", &[b'x'; 255]] {
         let hasher = Sha512::new().chain_update(b"release.tar");
 
-        let expected = native
-            .sign_prehashed(hasher.clone(), Some(context))
-            .unwrap();
-        let signature = guest
-            .sign_digest(&hasher.finalize().into(), context)
-            .unwrap();
+        let expected = native.sign_prehashed(hasher.clone(), Some(context)).unwrap();
+        let signature = guest.sign_digest(&hasher.finalize().into(), context).unwrap();
 
-        assert_eq!(
-            signature,
-            expected.to_bytes(),
-            "context of {} bytes",
-            context.len()
-        );
+        assert_eq!(signature, expected.to_bytes(), "context of {} bytes", context.len());
     }
 }
 
@@ -98,11 +77,7 @@ fn every_valid_signature_of_wycheproof_is_made_and_no_invalid_one() {
             }
         }
     }
-    assert_eq!(
-        (valid, invalid),
-        (84, 61),
-        "the set is not the one that was counted"
-    );
+    assert_eq!((valid, invalid), (84, 61), "the set is not the one that was counted");
 }
 
 #[derive(Deserialize)]

@@ -1,9 +1,6 @@
 //! Children to break things in, and this process's own smaps.
 #![expect(clippy::unwrap_used, reason = "clippy sees tests, not what tests call")]
-#![expect(
-    unsafe_code,
-    reason = "forks, waits, filters system calls, touches fenced memory"
-)]
+#![expect(unsafe_code, reason = "forks, waits, filters system calls, touches fenced memory")]
 #![allow(dead_code, reason = "each test file uses its own part of this module")]
 
 use std::io;
@@ -54,11 +51,7 @@ pub(crate) fn fork<R>(body: impl FnOnce() -> R) -> libc::pid_t {
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork: {}", io::Error::last_os_error());
     if child == 0 {
-        let status = if catch_unwind(AssertUnwindSafe(body)).is_ok() {
-            0
-        } else {
-            101
-        };
+        let status = if catch_unwind(AssertUnwindSafe(body)).is_ok() { 0 } else { 101 };
         // SAFETY: ends the process without running anything else.
         unsafe { libc::_exit(status) };
     }
@@ -90,31 +83,18 @@ pub(crate) fn take_secret_pages_away() {
         statement(libc::BPF_RET | libc::BPF_K, refuse),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog {
-        len: 4,
-        filter: filter.as_mut_ptr(),
-    };
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
     // SAFETY: sets a flag of the process.
     let no_new_privileges = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(no_new_privileges, 0);
     // SAFETY: the kernel copies the program and its four instructions, which outlive the call.
-    let filtered = unsafe {
-        libc::prctl(
-            libc::PR_SET_SECCOMP,
-            libc::SECCOMP_MODE_FILTER,
-            &raw const program,
-        )
-    };
+    let filtered =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(filtered, 0, "seccomp: {}", io::Error::last_os_error());
 }
 
 fn statement(code: u32, k: u32) -> libc::sock_filter {
-    libc::sock_filter {
-        code: u16::try_from(code).unwrap(),
-        jt: 0,
-        jf: 0,
-        k,
-    }
+    libc::sock_filter { code: u16::try_from(code).unwrap(), jt: 0, jf: 0, k }
 }
 
 /// Holds a range against what the kernel says of it.
@@ -131,10 +111,7 @@ fn entries_near(text: &str, range: &Range<u64>) -> Vec<smaps::Entry> {
     for line in text.lines() {
         let head = line.split_once(' ').and_then(|(addresses, _)| {
             let (start, end) = addresses.split_once('-')?;
-            Some((
-                u64::from_str_radix(start, 16).ok()?,
-                u64::from_str_radix(end, 16).ok()?,
-            ))
+            Some((u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
         });
         if let Some((start, end)) = head {
             is_near = end >= range.start && start <= range.end;

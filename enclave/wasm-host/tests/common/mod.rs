@@ -15,7 +15,5 @@ pub(crate) fn loaded(seed: [u8; 32], bound_to: KeyUse) -> Signer<Loaded> {
     let bytes = PageBytes::holding(32).unwrap();
     let mut region = Region::map("test-seed", bytes, Strength::Strict).unwrap();
     region.with_mut(|bytes| bytes[..32].copy_from_slice(&seed));
-    region
-        .with(|bytes| fresh().load(bytes.first_chunk().unwrap(), bound_to))
-        .unwrap()
+    region.with(|bytes| fresh().load(bytes.first_chunk().unwrap(), bound_to)).unwrap()
 }

@@ -18,10 +18,7 @@ pub(crate) fn scan(
     path: &Path,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<ScanReport, ScanError> {
-    let failed = |source| ScanError::Open {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| ScanError::Open { path: path.to_owned(), source };
     let kind = fs::metadata(path).map_err(failed)?.file_type();
     let name = path.display().to_string();
 
@@ -31,18 +28,13 @@ pub(crate) fn scan(
         return Ok(pass.done());
     }
     if !kind.is_file() && !kind.is_block_device() {
-        return Err(ScanError::Kind {
-            path: path.to_owned(),
-        });
+        return Err(ScanError::Kind { path: path.to_owned() });
     }
     let mut file = open(path)?;
     let length = length(&mut file).map_err(failed)?;
     if path == Path::new(KCORE) {
         let segments = segments(&file).map_err(failed)?;
-        let total = segments
-            .iter()
-            .map(|segment| segment.range.end - segment.range.start)
-            .sum();
+        let total = segments.iter().map(|segment| segment.range.end - segment.range.start).sum();
         let mut pass = Pass::over(index, name, Some(total), progress);
         kernel_memory(&mut pass, &file, &segments);
         return Ok(pass.done());
@@ -137,11 +129,7 @@ fn kernel_memory(pass: &mut Pass<'_>, file: &File, segments: &[Segment]) {
         if segment.is_physical {
             pass.range(&place, file, segment.range.clone());
         } else {
-            pass.unreadable(
-                place,
-                bytes,
-                &"no physical address: another view of the same pages",
-            );
+            pass.unreadable(place, bytes, &"no physical address: another view of the same pages");
         }
     }
 }
@@ -187,11 +175,7 @@ fn segments(file: &File) -> io::Result<Vec<Segment>> {
 }
 
 fn field(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(
-        bytes[at..at + 8]
-            .try_into()
-            .expect("a slice of eight bytes"),
-    )
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a slice of eight bytes"))
 }
 
 /// The kernel's memory as an ELF core file, where the kernel is built with it.
@@ -215,11 +199,9 @@ mod tests {
         elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
         elf[32] = 64;
         elf[56] = 3;
-        for (kind, offset, address, physical, bytes) in [
-            (4_u64, 500, 0, 0, 8),
-            (1, 1000, 0xffff, 0x10, 100),
-            (1, 2000, 0xeeee, u64::MAX, 200),
-        ] {
+        for (kind, offset, address, physical, bytes) in
+            [(4_u64, 500, 0, 0, 8), (1, 1000, 0xffff, 0x10, 100), (1, 2000, 0xeeee, u64::MAX, 200)]
+        {
             for number in [kind, offset, address, physical, bytes, bytes, 0] {
                 elf.extend(number.to_le_bytes());
             }
@@ -228,16 +210,8 @@ mod tests {
         file.write_all(&elf).unwrap();
 
         // Then only the two segments are seen, and which of them is memory.
-        let memory = Segment {
-            range: 1000..1100,
-            address: 0xffff,
-            is_physical: true,
-        };
-        let vmalloc = Segment {
-            range: 2000..2200,
-            address: 0xeeee,
-            is_physical: false,
-        };
+        let memory = Segment { range: 1000..1100, address: 0xffff, is_physical: true };
+        let vmalloc = Segment { range: 2000..2200, address: 0xeeee, is_physical: false };
         assert_eq!(segments(&file).unwrap(), [memory, vmalloc]);
     }
 }

@@ -69,9 +69,7 @@ impl Mapping {
         (start < end).then(|| Self {
             range: start..end,
             is_anonymous: inode == "0" && !is_special && permissions.ends_with('p'),
-            line: format!("{address} {permissions} {path}")
-                .trim_end()
-                .to_owned(),
+            line: format!("{address} {permissions} {path}").trim_end().to_owned(),
         })
     }
 
@@ -81,10 +79,7 @@ impl Mapping {
 }
 
 fn mappings(path: &Path) -> Result<Vec<Mapping>, ScanError> {
-    let failed = |source| ScanError::Open {
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |source| ScanError::Open { path: path.to_owned(), source };
     let text = fs::read(path).map_err(failed)?;
     String::from_utf8_lossy(&text)
         .lines()
@@ -107,10 +102,7 @@ fn present(pagemap: &File, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
     while address < range.end {
         let pages_left = usize::try_from((range.end - address) / page_bytes).unwrap_or(usize::MAX);
         let wanted = pages_left.saturating_mul(ENTRY_BYTES).min(entries.len());
-        pagemap.read_exact_at(
-            &mut entries[..wanted],
-            address / page_bytes * ENTRY_BYTES as u64,
-        )?;
+        pagemap.read_exact_at(&mut entries[..wanted], address / page_bytes * ENTRY_BYTES as u64)?;
         for entry in entries[..wanted].as_chunks::<ENTRY_BYTES>().0 {
             let page = address..address + page_bytes;
             if u64::from_ne_bytes(*entry) >> 62 != 0 {
@@ -148,12 +140,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_one_of_maps_is_not_skipped_in_silence() {
-        for line in [
-            "",
-            "1000 rw-p 0 00:00 0",
-            "2000-1000 rw-p 0 00:00 0",
-            "1000-2000 rw-p 0",
-        ] {
+        for line in ["", "1000 rw-p 0 00:00 0", "2000-1000 rw-p 0 00:00 0", "1000-2000 rw-p 0"] {
             assert_eq!(Mapping::parse(line), None, "{line:?}");
         }
     }

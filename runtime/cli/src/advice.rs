@@ -1,0 +1,475 @@
+//! What is known of every error: whose fault it is, and what to do. `docs/errors.md` is the same
+//! table for readers, and a test keeps the two together.
+
+use crate::errors::{Advice, Fault};
+
+/// All of it, by code.
+pub const ADVICE: &[Advice] = &[
+    Advice::new(
+        "agent-socket.io",
+        Fault::Environment,
+        "see that the runtime directory (XDG_RUNTIME_DIR) can be written",
+    ),
+    Advice::new(
+        "agent-socket.too-long",
+        Fault::Misuse,
+        "a socket's path has at most 107 bytes: set XDG_RUNTIME_DIR to a shorter directory or name a shorter --workload-id",
+    ),
+    Advice::new(
+        "agent.connect",
+        Fault::Peer,
+        "the worker's socket is gone: run the command again, and look at `evanesce audit show --last 10`",
+    ),
+    Advice::new(
+        "agent.io",
+        Fault::Peer,
+        "the worker ended its key: `evanesce audit show --last 10` says why",
+    ),
+    Advice::new(
+        "agent.refused",
+        Fault::Refusal,
+        "the key has no grant for this, or its budget or time is spent: see --grant, --signatures-max and --ttl",
+    ),
+    Advice::new("agent.unexpected", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "audit.no-receipt",
+        Fault::Misuse,
+        "`evanesce audit show` lists the workloads; one that is alive has no receipt yet",
+    ),
+    Advice::new(
+        "checkpoint.not-one",
+        Fault::Misuse,
+        "name a file that `evanesce audit checkpoint --output` wrote",
+    ),
+    Advice::new("checkpoint.read", Fault::Misuse, "name a file that exists and that you may read"),
+    Advice::new(
+        "claim.in-use",
+        Fault::Misuse,
+        "choose another --workload-id, or wait for the end of the one that `evanesce ps` lists",
+    ),
+    Advice::new(
+        "claim.io",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new("command.empty", Fault::Misuse, "name a command after `--`"),
+    Advice::new("command.interrupted", Fault::Refusal, "nothing was run; start it again"),
+    Advice::new(
+        "command.not-executable",
+        Fault::Misuse,
+        "see that the file is executable (chmod +x) and made for this machine",
+    ),
+    Advice::new(
+        "command.not-found",
+        Fault::Misuse,
+        "see that the command is spelled right and in PATH, or name it with a path",
+    ),
+    Advice::new("command.wait", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "directories.absolute",
+        Fault::Environment,
+        "change to a directory that exists, or name an absolute --state-dir",
+    ),
+    Advice::new("directories.no-home", Fault::Misuse, "name a directory with --state-dir"),
+    Advice::new(
+        "directory.access",
+        Fault::Environment,
+        "name a state directory that you can write with --state-dir, and a runtime directory with XDG_RUNTIME_DIR",
+    ),
+    Advice::new(
+        "directory.mode",
+        Fault::Refusal,
+        "make it private with chmod 0700, or name another directory",
+    ),
+    Advice::new(
+        "directory.owner",
+        Fault::Refusal,
+        "name a directory of your own, with --state-dir for state or XDG_RUNTIME_DIR for sockets",
+    ),
+    Advice::new("envelope.other-key", Fault::Refusal, "name the notary's public key with --notary"),
+    Advice::new(
+        "envelope.payload-type",
+        Fault::Refusal,
+        "the envelope holds no statement of evanesce",
+    ),
+    Advice::new(
+        "envelope.signature",
+        Fault::Refusal,
+        "what was signed was changed: see `evanesce audit verify`",
+    ),
+    Advice::new("envelope.too-long", Fault::Refusal, "the envelope holds no statement of evanesce"),
+    Advice::new("input.read", Fault::Misuse, "name a file that exists and that you may read"),
+    Advice::new(
+        "input.too-long",
+        Fault::Misuse,
+        "name the right file: those of this kind are small",
+    ),
+    Advice::new(
+        "journal.earlier",
+        Fault::Environment,
+        "the ledger could not be written before: see that its disk is not full, then run any command to recover",
+    ),
+    Advice::new(
+        "journal.read",
+        Fault::Environment,
+        "see that the state directory can be read, then run any command to recover",
+    ),
+    Advice::new(
+        "key-file.empty",
+        Fault::Misuse,
+        "name a file with a private key; `openssl genpkey -algorithm ed25519` makes one",
+    ),
+    Advice::new(
+        "key-file.mode",
+        Fault::Refusal,
+        "make the key private with chmod 0600, and replace it if others may have read it",
+    ),
+    Advice::new(
+        "key-file.not-a-file",
+        Fault::Misuse,
+        "name a regular file, not a directory, a pipe or a device",
+    ),
+    Advice::new(
+        "key-file.open",
+        Fault::Misuse,
+        "name a key file that exists and that you may read; symbolic links are not followed",
+    ),
+    Advice::new("key-file.owner", Fault::Refusal, "use a key file of your own, or one of root's"),
+    Advice::new(
+        "key-file.too-long",
+        Fault::Misuse,
+        "name a private key in PEM; it has less than 16 KiB",
+    ),
+    Advice::new(
+        "key.algorithm",
+        Fault::Misuse,
+        "use an Ed25519 key: `openssl genpkey -algorithm ed25519`",
+    ),
+    Advice::new(
+        "key.empty",
+        Fault::Misuse,
+        "name a file with a private key; `openssl genpkey -algorithm ed25519` makes one",
+    ),
+    Advice::new(
+        "key.fate-unproven",
+        Fault::Environment,
+        "take the key for compromised until `evanesce audit receipt` of the workload says what was not shown and you know why",
+    ),
+    Advice::new(
+        "key.label",
+        Fault::Misuse,
+        "convert the key to unencrypted PKCS#8 PEM: `openssl pkey -in FILE -out NEW`",
+    ),
+    Advice::new(
+        "key.malformed",
+        Fault::Misuse,
+        "the file is damaged: take it from its backup, or make a new key",
+    ),
+    Advice::new(
+        "key.not-pem",
+        Fault::Misuse,
+        "the file is not PEM or was cut off: name a PKCS#8 PEM file as `openssl genpkey -algorithm ed25519` writes it",
+    ),
+    Advice::new(
+        "key.not-pkcs8",
+        Fault::Misuse,
+        "convert the key to PKCS#8 PEM: `openssl pkey -in FILE -out NEW`",
+    ),
+    Advice::new(
+        "key.public-key-mismatch",
+        Fault::Misuse,
+        "the file is damaged: take it from its backup, or make a new key",
+    ),
+    Advice::new(
+        "key.too-long",
+        Fault::Misuse,
+        "name a private key in PEM; it has less than 16 KiB",
+    ),
+    Advice::new(
+        "kill-switch.set",
+        Fault::Refusal,
+        "remove the kill-switch file, or name one that does not exist",
+    ),
+    Advice::new(
+        "kill-switch.watch",
+        Fault::Misuse,
+        "name a kill-switch file in a directory that exists and that you may read",
+    ),
+    Advice::new(
+        "ledger.bad-row",
+        Fault::Refusal,
+        "run `evanesce audit verify` to see what is wrong with the ledger",
+    ),
+    Advice::new("ledger.batch-too-long", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "ledger.damaged",
+        Fault::Refusal,
+        "run `evanesce audit verify`; keep the damaged ledger, and start a new one with another --state-dir",
+    ),
+    Advice::new("ledger.encode", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "ledger.io",
+        Fault::Environment,
+        "see that the state directory can be written and belongs to this user",
+    ),
+    Advice::new("ledger.no-rows", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "ledger.no-space",
+        Fault::Environment,
+        "free some space on the disk of the state directory; nothing that counted was lost",
+    ),
+    Advice::new(
+        "ledger.none",
+        Fault::Misuse,
+        "run a workload first, or name its state with --state-dir",
+    ),
+    Advice::new(
+        "ledger.not-writable",
+        Fault::Environment,
+        "name a state directory that you can write with --state-dir",
+    ),
+    Advice::new("ledger.read", Fault::Environment, "see that the ledger belongs to this user"),
+    Advice::new("ledger.row-too-long", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "ledger.sync",
+        Fault::Environment,
+        "look at the disk: it did not confirm a write; then run `evanesce audit verify`",
+    ),
+    Advice::new(
+        "log.journald",
+        Fault::Environment,
+        "use --log-to stderr where there is no systemd",
+    ),
+    Advice::new(
+        "log.level",
+        Fault::Misuse,
+        "set EVANESCE_LOG to off, error, warn, info, debug or trace",
+    ),
+    Advice::new("man.directory", Fault::Environment, "name a directory that you can write"),
+    Advice::new("man.render", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "notary-key.not-one",
+        Fault::Misuse,
+        "name the public key of a notary: the output of `evanesce notary show`, or notary.pub of its state directory",
+    ),
+    Advice::new("notary-key.read", Fault::Misuse, "name a file that exists and that you may read"),
+    Advice::new("notary.does-not-verify", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "notary.io",
+        Fault::Environment,
+        "see that the notary's directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "notary.kill",
+        Fault::Environment,
+        "look for a worker that is left with `ps`, and end it",
+    ),
+    Advice::new("notary.none", Fault::Misuse, "make one with `evanesce notary init`"),
+    Advice::new(
+        "notary.other-key",
+        Fault::Refusal,
+        "the files of the notary were mixed up: take key.pem and notary.pem from the same backup",
+    ),
+    Advice::new("notary.point", Fault::Internal, "report this as a defect"),
+    Advice::new("notary.public-key", Fault::Environment, "take notary.pem from its backup"),
+    Advice::new("notary.signature", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "open.entropy",
+        Fault::Environment,
+        "the kernel has no random bytes: look at the machine",
+    ),
+    Advice::new(
+        "open.harden",
+        Fault::Environment,
+        "allow prctl(2) and setrlimit(2) where evanesce runs",
+    ),
+    Advice::new(
+        "output-dir.access",
+        Fault::Misuse,
+        "name an --output-dir that exists and that you may write",
+    ),
+    Advice::new(
+        "output-dir.busy",
+        Fault::Refusal,
+        "wait for the workload that has the directory, or name another --output-dir",
+    ),
+    Advice::new(
+        "output.exists",
+        Fault::Misuse,
+        "remove it, name another file, or replace it with --force",
+    ),
+    Advice::new("output.print", Fault::Environment, "see that standard output can be written"),
+    Advice::new(
+        "output.write",
+        Fault::Environment,
+        "see that the directory exists, can be written, and its disk is not full",
+    ),
+    Advice::new(
+        "rotation.other",
+        Fault::Refusal,
+        "run `evanesce audit verify` to see what is wrong with the ledger",
+    ),
+    Advice::new(
+        "rotation.retired-key",
+        Fault::Refusal,
+        "run `evanesce audit verify` to see what is wrong with the ledger",
+    ),
+    Advice::new(
+        "rotation.statement",
+        Fault::Refusal,
+        "run `evanesce audit verify` to see what is wrong with the ledger",
+    ),
+    Advice::new(
+        "rotation.unknown-key",
+        Fault::Refusal,
+        "name the older notary's public key with --notary",
+    ),
+    Advice::new("run.grants", Fault::Misuse, "name fewer grants, and `digest` alone"),
+    Advice::new("sign.certificate", Fault::Internal, "report this as a defect"),
+    Advice::new("sign.check", Fault::Internal, "report this as a defect; nothing was written"),
+    Advice::new("sign.context", Fault::Misuse, "shorten --context"),
+    Advice::new("sign.one-output", Fault::Misuse, "sign one file at a time, or leave --output out"),
+    Advice::new(
+        "signature.algorithm",
+        Fault::Misuse,
+        "check signatures by other kinds of keys with `ssh-keygen -Y verify`",
+    ),
+    Advice::new(
+        "signature.envelope",
+        Fault::Refusal,
+        "name a file that evanesce or `ssh-keygen -Y sign` wrote",
+    ),
+    Advice::new(
+        "signature.key",
+        Fault::Refusal,
+        "name a file that evanesce or `ssh-keygen -Y sign` wrote",
+    ),
+    Advice::new("signature.mismatch", Fault::Refusal, "the file or its signature was changed"),
+    Advice::new(
+        "signature.namespace",
+        Fault::Misuse,
+        "name the namespace it was made for with --namespace",
+    ),
+    Advice::new(
+        "start.entropy",
+        Fault::Environment,
+        "the kernel has no random bytes: look at the machine",
+    ),
+    Advice::new(
+        "start.journal",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "start.observe",
+        Fault::Environment,
+        "see that /proc is mounted and shows processes of this user",
+    ),
+    Advice::new(
+        "start.public-key-file",
+        Fault::Environment,
+        "see that the runtime directory (XDG_RUNTIME_DIR) can be written",
+    ),
+    Advice::new(
+        "start.signals",
+        Fault::Environment,
+        "allow signalfd and sigaction where evanesce runs",
+    ),
+    Advice::new(
+        "statement.parse",
+        Fault::Refusal,
+        "the statement is damaged, or of a later version",
+    ),
+    Advice::new(
+        "statement.subject",
+        Fault::Refusal,
+        "the statement is of another key than it says",
+    ),
+    Advice::new("statement.type", Fault::Refusal, "the envelope holds another kind of statement"),
+    Advice::new("verify.no-signature-name", Fault::Misuse, "name the signature with --signature"),
+    Advice::new(
+        "worker-image.other-worker",
+        Fault::Refusal,
+        "install worker and launcher of the same build",
+    ),
+    Advice::new(
+        "worker-image.read",
+        Fault::Environment,
+        "install the worker's file, or use a launcher that holds its own",
+    ),
+    Advice::new(
+        "worker-image.seal",
+        Fault::Environment,
+        "allow memfd_create(2) where evanesce runs",
+    ),
+    Advice::new(
+        "worker.cage",
+        Fault::Environment,
+        "the kernel or a container forbids a wall of the cage: see docs/threat-model.md for what is needed",
+    ),
+    Advice::new(
+        "worker.cage-check",
+        Fault::Refusal,
+        "the cage did not take effect here: see docs/threat-model.md for what the kernel has to give",
+    ),
+    Advice::new(
+        "worker.died",
+        Fault::Environment,
+        "look at the kernel's log: the worker was killed before it had a key, or by its own checks",
+    ),
+    Advice::new(
+        "worker.entropy",
+        Fault::Environment,
+        "the kernel has no random bytes: look at the machine",
+    ),
+    Advice::new(
+        "worker.journal",
+        Fault::Environment,
+        "see that the disk of the state directory is not full",
+    ),
+    Advice::new("worker.key-read", Fault::Environment, "see that the key file can be read"),
+    Advice::new(
+        "worker.key-write",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "worker.lock-limit",
+        Fault::Environment,
+        "raise the limit with `ulimit -l 8192` (LimitMEMLOCK= in systemd, memlock in limits.conf)",
+    ),
+    Advice::new(
+        "worker.memory",
+        Fault::Environment,
+        "see that memory is not exhausted and that the container allows mmap, mlock and madvise",
+    ),
+    Advice::new(
+        "worker.observe",
+        Fault::Environment,
+        "see that /proc is mounted and shows processes of this user",
+    ),
+    Advice::new("worker.order", Fault::Internal, "report this as a defect"),
+    Advice::new("worker.receive", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "worker.secret-pages",
+        Fault::Environment,
+        "enable memfd_secret(2) (Linux 5.14; before 6.5 boot with secretmem.enable=1; allow it in the container), or give it up with --allow-degraded=secret-pages",
+    ),
+    Advice::new("worker.send", Fault::Peer, "the worker is gone: run the command again"),
+    Advice::new(
+        "worker.signer",
+        Fault::Internal,
+        "build or install evanesce again: the signer in the worker is not the one it was built with",
+    ),
+    Advice::new(
+        "worker.silent",
+        Fault::Environment,
+        "the machine may be overloaded: run the command again",
+    ),
+    Advice::new(
+        "worker.spawn",
+        Fault::Environment,
+        "see that processes can be started (ulimit -u) and that memfd files may be executed",
+    ),
+    Advice::new("worker.unexpected", Fault::Internal, "report this as a defect"),
+];

@@ -1,0 +1,54 @@
+//! The flags that `run` and `sign` share: which key, for how long, and what is given up.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use evanesce_launcher::{Degraded, KeySource, Plan};
+use evanesce_protocol::WorkloadId;
+
+use crate::files::parse_duration;
+
+/// Which key, for how long, and what is given up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct KeyArgs {
+    /// Read the key from FILE (PKCS#8 PEM, as OpenSSL writes it) instead of making one
+    ///
+    /// The worker reads it; evanesce itself never does. The file has to be for its owner alone.
+    #[arg(long, value_name = "FILE", conflicts_with = "ephemeral")]
+    pub key: Option<PathBuf>,
+
+    /// Make a key inside the signer that never leaves it (the default)
+    #[arg(long)]
+    pub ephemeral: bool,
+
+    /// Name the workload ID: a-z, 0-9, '-', '_' and '.'
+    #[arg(long, value_name = "ID")]
+    pub workload_id: Option<WorkloadId>,
+
+    /// Destroy the key after TIME: 90s, 10m, 1h 30m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m")]
+    pub ttl: Duration,
+
+    /// Give up a guarantee by name: secret-pages (can be repeated)
+    ///
+    /// Without one, evanesce refuses to hold a key where the guarantee cannot be kept. The receipt
+    /// says what was given up.
+    #[arg(long, value_name = "NAME")]
+    pub allow_degraded: Vec<Degraded>,
+}
+
+impl KeyArgs {
+    /// A plan with these and, for the rest, the defaults.
+    pub fn plan(&self) -> Plan {
+        Plan {
+            workload_id: self.workload_id.clone(),
+            key: match &self.key {
+                Some(path) => KeySource::File(path.clone()),
+                None => KeySource::Ephemeral,
+            },
+            ttl: self.ttl,
+            degraded: self.allow_degraded.clone(),
+            ..Plan::default()
+        }
+    }
+}

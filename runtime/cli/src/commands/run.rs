@@ -1,0 +1,273 @@
+//! `run`: let a command sign through a key of its own, then destroy the key.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use evanesce_launcher::{
+    CommandEnd, CommandLine, EndError, EndReason, Ended, Plan, RunError, Workload,
+};
+use evanesce_ledger::Receipt;
+use evanesce_ledger::receipt::KeyFate;
+use evanesce_protocol::PublicKey;
+use evanesce_protocol::WorkloadId;
+use evanesce_protocol::grant::{Grant, Grants};
+use serde::Serialize;
+
+use crate::commands::plan::KeyArgs;
+use crate::context::Context;
+use crate::errors::{Coded, CommandError, ErrorRecord};
+use crate::exit::Exit;
+use crate::new_file::{self, Existing};
+use crate::receipt_text;
+use crate::ui::{self, Report, Stream};
+
+/// Let a command sign through a key of its own, then destroy the key
+///
+/// The command finds an ssh-agent in SSH_AUTH_SOCK that signs for it: `ssh-keygen -Y sign`, git and
+/// any agent library work unchanged. It also finds EVANESCE_WORKLOAD_ID, EVANESCE_PUBLIC_KEY and
+/// EVANESCE_PUBLIC_KEY_FILE.
+///
+/// Ends with the command's own exit status, except 125 where evanesce refused or failed or the
+/// key's fate is unproven, 126 where the command cannot be executed and 127 where there is none.
+/// Standard output is the command's: everything of evanesce goes to standard error, --json too.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  evanesce run -- git commit -S -m 'signed by a key that is already gone'
+  evanesce run --key operator.pem -- \\
+    sh -c 'ssh-keygen -Y sign -f \"$EVANESCE_PUBLIC_KEY_FILE\" -n file artifact.tar'
+  evanesce run --grant sshsig:git --signatures-max 1 --ttl 1m -- git tag -s v1 -m v1")]
+pub struct RunArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+
+    /// Sign GRANT for the command: sshsig, sshsig:NAMESPACE, ssh-login, raw, digest (can be repeated)
+    ///
+    /// Without any, sshsig: files and git objects, in every namespace but evanesce's own.
+    #[arg(long = "grant", value_name = "GRANT")]
+    grants: Vec<Grant>,
+
+    /// Destroy the key after N signatures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    signatures_max: Option<u64>,
+
+    /// Destroy the key as soon as FILE appears
+    #[arg(long, value_name = "FILE")]
+    kill_switch: Option<PathBuf>,
+
+    /// Keep other workloads out of DIR while this one lives
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+
+    /// Write the signed receipt to FILE
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+
+    /// Replace FILE where --receipt names one that exists
+    #[arg(long, requires = "receipt")]
+    force: bool,
+
+    /// Say nothing but errors
+    #[arg(long, short)]
+    quiet: bool,
+
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    command: Vec<OsString>,
+}
+
+impl RunArgs {
+    fn plan(&self, command_name: String) -> Result<Plan, CommandError> {
+        let plan = self.key.plan();
+        Ok(Plan {
+            grants: Grants::new(self.grants.clone()).map_err(GrantError)?,
+            signatures_max: self.signatures_max.unwrap_or(plan.signatures_max),
+            kill_switch: self.kill_switch.clone(),
+            output_dir: self.output_dir.clone(),
+            command_name: Some(command_name),
+            ..plan
+        })
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// Where there was no key for it, or the key's end could not be seen to.
+pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandError> {
+    let existing = Existing::of_force(args.force);
+    if let Some(path) = &args.receipt {
+        new_file::check(path, existing)?;
+    }
+    // Before there is a key: no key for a command that cannot be started.
+    let command = CommandLine::resolve(&args.command, context.variables())?;
+    let plan = args.plan(command.name())?;
+    let launcher = context.launcher()?;
+    let mut workload = launcher.start(plan)?;
+    if !args.quiet {
+        let (id, key) = (workload.id(), workload.public_key());
+        context.ui().say(&format!("evanesce: workload {id} signs with {key}"));
+    }
+    let (public_key, outcome) = (*workload.public_key(), workload.run(&command));
+    let ended = end(workload, &outcome)?;
+    let mut report = RunReport::new(public_key, outcome, &ended, args.quiet);
+    if let Some(path) = &args.receipt {
+        let text = serde_json::to_string(&ended.envelope).expect("an envelope is plain data");
+        if let Err(error) = new_file::write(path, format!("{text}\n").as_bytes(), existing) {
+            report.fail(error.into(), Exit::Refused);
+        }
+    }
+    Ok(report)
+}
+
+fn end(workload: Workload<'_>, outcome: &Result<CommandEnd, RunError>) -> Result<Ended, FateError> {
+    let id = workload.id().clone();
+    let reason = match outcome {
+        Ok(_) => EndReason::CommandEnded,
+        Err(_) => EndReason::Failed,
+    };
+    workload.end(reason).map_err(|source| FateError {
+        id,
+        command: match outcome {
+            Ok(end) => format!("the command {}", receipt_text::command_end(*end)),
+            Err(error) => error.to_string(),
+        },
+        source,
+    })
+}
+
+/// What the command and its key came to.
+#[derive(Debug, Serialize)]
+pub struct RunReport {
+    workload_id: WorkloadId,
+    public_key: PublicKey,
+    command: Option<CommandEnd>,
+    exit_status: u8,
+    error: Option<ErrorRecord>,
+    receipt: Receipt,
+    receipt_row: u64,
+    #[serde(skip)]
+    exit: Exit,
+    #[serde(skip)]
+    quiet: bool,
+}
+
+impl RunReport {
+    fn new(
+        public_key: PublicKey,
+        outcome: Result<CommandEnd, RunError>,
+        ended: &Ended,
+        quiet: bool,
+    ) -> Self {
+        let exit = outcome.as_ref().map_or(Exit::Refused, |end| exit_of(*end));
+        let mut report = Self {
+            workload_id: ended.receipt.workload.clone(),
+            public_key,
+            command: ended.receipt.command,
+            exit_status: exit.status(),
+            error: None,
+            receipt: ended.receipt.clone(),
+            receipt_row: ended.row,
+            exit,
+            quiet,
+        };
+        if let Err(error) = outcome {
+            let error = CommandError::from(error);
+            let exit = error.exit_of_run();
+            report.fail(error, exit);
+        }
+        if ended.fate == KeyFate::Unproven {
+            let id = ended.receipt.workload.clone();
+            report.fail(UnprovenError { id }.into(), Exit::Refused);
+        }
+        report
+    }
+
+    fn fail(&mut self, error: CommandError, exit: Exit) {
+        self.error = Some(error.to_record());
+        self.exit_status = exit.status();
+        self.exit = exit;
+    }
+}
+
+impl Report for RunReport {
+    fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    fn render(&self, _out: &mut dyn Write) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn talk(&self, err: &mut dyn Write) -> io::Result<()> {
+        if !self.quiet || self.exit == Exit::Refused {
+            receipt_text::write(&self.receipt, self.receipt_row, err)?;
+        }
+        match (&self.error, self.command) {
+            (Some(error), Some(end)) => {
+                writeln!(err, "command   {}", receipt_text::command_end(end))?;
+                ui::write_error(error, err)
+            }
+            (Some(error), None) => ui::write_error(error, err),
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn json_stream(&self) -> Stream {
+        Stream::Error
+    }
+}
+
+/// The status a shell would give: the command's own, 128 + N after signal N.
+fn exit_of(end: CommandEnd) -> Exit {
+    let status = match end {
+        CommandEnd::Exited(status) => Some(status),
+        CommandEnd::Signalled(signal) => signal.checked_add(128),
+    };
+    match status.and_then(|status| u8::try_from(status).ok()) {
+        Some(status) => Exit::Command(status),
+        None => Exit::Refused,
+    }
+}
+
+/// The grants cannot stand together.
+#[derive(Debug, thiserror::Error)]
+#[error("these grants cannot be given to one key")]
+struct GrantError(#[source] evanesce_protocol::grant::GrantsError);
+
+impl Coded for GrantError {
+    fn code(&self) -> &'static str {
+        "run.grants"
+    }
+}
+
+/// A step of the end failed: there is no receipt yet.
+#[derive(Debug, thiserror::Error)]
+#[error("the end of workload {id} failed ({command})")]
+struct FateError {
+    id: WorkloadId,
+    command: String,
+    #[source]
+    source: EndError,
+}
+
+impl Coded for FateError {
+    fn code(&self) -> &'static str {
+        self.source.code()
+    }
+}
+
+/// The key's end was seen to, and something about it could not be shown.
+#[derive(Debug, thiserror::Error)]
+#[error("what became of the key of workload {id} is unproven")]
+pub(crate) struct UnprovenError {
+    pub(crate) id: WorkloadId,
+}
+
+impl Coded for UnprovenError {
+    fn code(&self) -> &'static str {
+        "key.fate-unproven"
+    }
+}

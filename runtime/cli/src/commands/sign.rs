@@ -1,0 +1,357 @@
+//! `sign`: sign files with a key that exists for this one call.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use base64ct::{Base64, Encoding as _};
+use evanesce_launcher::{EndReason, Plan, Workload};
+use evanesce_ledger::Receipt;
+use evanesce_ledger::receipt::KeyFate;
+use evanesce_protocol::PublicKey;
+use evanesce_protocol::grant::{Grant, Grants, Namespace};
+use evanesce_protocol::limits::CONTEXT_BYTES_MAX;
+use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
+use serde::Serialize;
+use ssh_key::Certificate;
+
+use crate::agent_client::AgentClient;
+use crate::commands::plan::KeyArgs;
+use crate::commands::run::UnprovenError;
+use crate::context::Context;
+use crate::errors::{Coded, CommandError, ErrorRecord};
+use crate::exit::Exit;
+use crate::files;
+use crate::new_file::{self, Existing};
+use crate::receipt_text;
+use crate::signature::{self, Flaw, Intact, Prehashed};
+use crate::ui::{self, Report};
+
+/// Sign files with a key that exists for this one call
+///
+/// Makes a key inside a worker, signs every FILE with it, destroys the key and prints its receipt.
+/// The signature of FILE goes to FILE.sig, in the format of `ssh-keygen -Y sign`, with the
+/// certificate of this installation's notary inside; that of `-` goes to standard output.
+#[derive(Debug, clap::Args)]
+#[command(
+    group = clap::ArgGroup::new("what").args(["files", "digest"]).required(true),
+    after_help = "\
+Examples:
+  evanesce sign release.tar                      writes release.tar.sig
+  tar c src | evanesce sign - > src.tar.sig      signs what is piped in
+  evanesce sign --digest sha512:$(sha512sum release.tar | cut -d' ' -f1)
+
+The notary's line for allowed_signers, which lets `ssh-keygen -Y verify` check these signatures, is
+printed by `evanesce notary show`."
+)]
+pub struct SignArgs {
+    #[command(flatten)]
+    key: KeyArgs,
+
+    /// The files, or - for standard input
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Sign for NAMESPACE, which `verify` and ssh-keygen have to name as well
+    #[arg(long, value_name = "NAMESPACE", default_value = "file", conflicts_with = "digest")]
+    namespace: Namespace,
+
+    /// Sign a SHA-512 digest, sha512:HEX, with Ed25519ph (RFC 8032)
+    ///
+    /// Prints a JSON document with the signature, the public key and the certificate. ssh-keygen
+    /// and OpenSSL do not check such signatures; RFC 8032 libraries do.
+    #[arg(long, value_name = "DIGEST", value_parser = parse_sha512)]
+    digest: Option<Sha512Digest>,
+
+    /// Bind the signature of --digest to TEXT, at most 255 bytes
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "digest",
+        default_value = "",
+        hide_default_value = true
+    )]
+    context: String,
+
+    /// Write the signature to FILE (one input only)
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Replace signature files that exist
+    #[arg(long)]
+    force: bool,
+}
+
+/// Signs.
+///
+/// # Errors
+///
+/// Where an input cannot be read, there is no key, or a signature cannot be written. No signature
+/// is written unless all were made and checked.
+pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, CommandError> {
+    let existing = Existing::of_force(args.force);
+    let jobs = args.jobs()?;
+    for target in jobs.iter().filter_map(|job| job.target.as_deref()) {
+        new_file::check(target, existing)?;
+    }
+    let launcher = context.launcher()?;
+    let mut workload = launcher.start(args.plan())?;
+    let signed = sign_all(&mut workload, &jobs);
+    let ended = workload.end(match signed {
+        Ok(_) => EndReason::CommandEnded,
+        Err(_) => EndReason::Failed,
+    });
+    let (signed, ended) = (signed?, ended?);
+    let mut outputs = Vec::new();
+    for (job, text) in jobs.iter().zip(signed) {
+        if let Some(path) = &job.target {
+            new_file::write(path, text.as_bytes(), existing)?;
+        }
+        outputs.push(SignedOutput {
+            input: job.name.clone(),
+            written: job.target.clone(),
+            signature: job.target.is_none().then_some(text),
+        });
+    }
+    let error = (ended.fate == KeyFate::Unproven).then(|| {
+        let id = ended.receipt.workload.clone();
+        CommandError::from(UnprovenError { id }).to_record()
+    });
+    Ok(SignReport { outputs, error, receipt: ended.receipt, receipt_row: ended.row })
+}
+
+impl SignArgs {
+    fn plan(&self) -> Plan {
+        let grant = match self.digest {
+            Some(_) => Grant::Digest,
+            None => Grant::Sshsig { namespace: Some(self.namespace.clone()) },
+        };
+        let grants = Grants::new(vec![grant]).expect("one grant stands alone");
+        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan() }
+    }
+
+    /// Reads every input, before there is a key.
+    fn jobs(&self) -> Result<Vec<Job>, CommandError> {
+        if let Some(digest) = &self.digest {
+            if self.context.len() > CONTEXT_BYTES_MAX {
+                return Err(SignError::Context { found: self.context.len() }.into());
+            }
+            return Ok(vec![Job {
+                name: format!("sha512:{}", hex::encode(digest.0)),
+                work: Work::Digest { digest: digest.0, context: self.context.clone() },
+                target: self.output.clone(),
+            }]);
+        }
+        if self.output.is_some() && self.files.len() > 1 {
+            return Err(SignError::OneOutput { files: self.files.len() }.into());
+        }
+        self.files.iter().map(|path| self.file_job(path)).collect()
+    }
+
+    fn file_job(&self, path: &Path) -> Result<Job, CommandError> {
+        let target = match (&self.output, files::is_stdin(path)) {
+            (Some(output), _) => Some(output.clone()),
+            (None, true) => None,
+            (None, false) => Some(signature_path(path)),
+        };
+        Ok(Job {
+            name: path.display().to_string(),
+            work: Work::File {
+                digest: files::digest(path, HashAlgorithm::Sha512)?,
+                namespace: self.namespace.clone(),
+            },
+            target,
+        })
+    }
+}
+
+/// `FILE.sig`.
+pub(crate) fn signature_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".sig");
+    name.into()
+}
+
+/// One signature to make, and where it goes: a file, or the report.
+struct Job {
+    name: String,
+    work: Work,
+    target: Option<PathBuf>,
+}
+
+enum Work {
+    File { digest: Vec<u8>, namespace: Namespace },
+    Digest { digest: [u8; 64], context: String },
+}
+
+/// Makes the text of every signature, each checked before it counts.
+fn sign_all(workload: &mut Workload<'_>, jobs: &[Job]) -> Result<Vec<String>, CommandError> {
+    let certificate_line = workload.certificate_line().to_owned();
+    let certificate = Certificate::from_openssh(&certificate_line)
+        .and_then(|certificate| certificate.to_bytes())
+        .map_err(SignError::Certificate)?;
+    let public_key = *workload.public_key();
+    let mut agent = AgentClient::connect(&workload.agent_socket())?;
+    let mut texts = Vec::new();
+    for job in jobs {
+        texts.push(match &job.work {
+            Work::File { digest, namespace } => {
+                let namespace = namespace.as_str();
+                let hash = HashAlgorithm::Sha512;
+                let data = SignedData { namespace, hash, message_digest: digest };
+                let signature = agent.sign(&certificate, &data.to_bytes())?;
+                let envelope = signature::seal(&certificate, namespace, &signature);
+                Intact::open(&envelope, digest, namespace).map_err(SignError::Check)?;
+                envelope.to_armoured()
+            }
+            Work::Digest { digest, context } => {
+                let signature = agent.sign_digest(&certificate, context.as_bytes(), digest)?;
+                Prehashed::new(*digest)
+                    .verify(&public_key, context.as_bytes(), &signature)
+                    .map_err(SignError::Check)?;
+                let document = DigestSignature {
+                    algorithm: "Ed25519ph",
+                    digest: &job.name,
+                    context,
+                    signature: Base64::encode_string(&signature),
+                    public_key,
+                    certificate: certificate_line.trim_end(),
+                };
+                serde_json::to_string_pretty(&document).expect("plain data") + "\n"
+            }
+        });
+    }
+    Ok(texts)
+}
+
+/// What was signed, and what became of the key.
+#[derive(Debug, Serialize)]
+pub struct SignReport {
+    outputs: Vec<SignedOutput>,
+    error: Option<ErrorRecord>,
+    receipt: Receipt,
+    receipt_row: u64,
+}
+
+/// One signature.
+#[derive(Debug, Serialize)]
+struct SignedOutput {
+    input: String,
+    written: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<String>,
+}
+
+impl Report for SignReport {
+    fn exit(&self) -> Exit {
+        match self.error {
+            Some(_) => Exit::Failure,
+            None => Exit::Success,
+        }
+    }
+
+    fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut to_output = self.outputs.iter().filter_map(|output| output.signature.as_ref());
+        match self.is_on_output() {
+            true => to_output.try_for_each(|text| out.write_all(text.as_bytes())),
+            false => self.summarize(out),
+        }
+    }
+
+    fn talk(&self, err: &mut dyn Write) -> io::Result<()> {
+        if self.is_on_output() {
+            self.summarize(err)?;
+        }
+        self.error.as_ref().map_or(Ok(()), |error| ui::write_error(error, err))
+    }
+}
+
+impl SignReport {
+    /// Whether standard output carries a signature.
+    fn is_on_output(&self) -> bool {
+        self.outputs.iter().any(|output| output.signature.is_some())
+    }
+
+    fn summarize(&self, out: &mut dyn Write) -> io::Result<()> {
+        for output in &self.outputs {
+            if let Some(path) = &output.written {
+                writeln!(out, "signed    {} → {}", output.input, path.display())?;
+            }
+        }
+        receipt_text::write(&self.receipt, self.receipt_row, out)
+    }
+}
+
+/// A signature over a digest, with all that is needed to check it.
+#[derive(Serialize)]
+struct DigestSignature<'a> {
+    algorithm: &'static str,
+    digest: &'a str,
+    context: &'a str,
+    signature: String,
+    public_key: PublicKey,
+    certificate: &'a str,
+}
+
+/// A SHA-512 digest from the command line.
+#[derive(Clone, Debug)]
+struct Sha512Digest([u8; 64]);
+
+fn parse_sha512(text: &str) -> Result<Sha512Digest, String> {
+    let digits = text.strip_prefix("sha512:").ok_or("write sha512:HEX")?;
+    let mut bytes = [0; 64];
+    hex::decode_to_slice(digits, &mut bytes)
+        .map_err(|_| "SHA-512 has 128 hexadecimal digits".to_owned())?;
+    Ok(Sha512Digest(bytes))
+}
+
+/// Why nothing was signed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignError {
+    /// The context of a digest is too long.
+    #[error("a context has at most {CONTEXT_BYTES_MAX} bytes, this one has {found}")]
+    Context {
+        /// Bytes in it.
+        found: usize,
+    },
+    /// One output for several files.
+    #[error("--output takes one signature, and {files} files are to be signed")]
+    OneOutput {
+        /// How many.
+        files: usize,
+    },
+    /// The key's certificate cannot be read back.
+    #[error("the key's certificate is not one")]
+    Certificate(#[source] ssh_key::Error),
+    /// The signature that was made does not hold.
+    #[error("the signature that was made does not hold")]
+    Check(#[source] Flaw),
+}
+
+impl Coded for SignError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Context { .. } => "sign.context",
+            Self::OneOutput { .. } => "sign.one-output",
+            Self::Certificate(_) => "sign.certificate",
+            Self::Check(_) => "sign.check",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_file_keeps_the_whole_name_of_its_file() {
+        assert_eq!(signature_path(Path::new("a/b.tar.gz")), Path::new("a/b.tar.gz.sig"));
+    }
+
+    #[test]
+    fn a_digest_of_another_hash_or_length_is_refused() {
+        parse_sha512(&format!("sha512:{}", "ab".repeat(64))).unwrap();
+        parse_sha512(&format!("sha512:{}", "ab".repeat(32))).unwrap_err();
+        parse_sha512(&format!("sha256:{}", "ab".repeat(32))).unwrap_err();
+    }
+}

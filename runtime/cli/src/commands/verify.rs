@@ -1,0 +1,293 @@
+//! `verify`: check a signature, who stands behind it, and what became of its key.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use evanesce_ledger::{
+    NotaryKey, Outcome, ReadError as LedgerError, Reader, Receipt, SignedMatch, Statement,
+    Timestamp,
+};
+use evanesce_protocol::PublicKey;
+use evanesce_protocol::sshsig::Envelope;
+use serde::Serialize;
+use ssh_key::Certificate;
+
+use crate::clock;
+use crate::commands::sign::signature_path;
+use crate::context::Context;
+use crate::errors::{Coded, CommandError};
+use crate::exit::Exit;
+use crate::files;
+use crate::receipt_text;
+use crate::signature::{
+    self, Flaw, Intact, Judgement, LedgerWord, TrustSource, TrustedNotary, Verdict,
+    timestamp_of_seconds,
+};
+use crate::trust;
+use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
+
+/// Check a signature, who stands behind it, and what became of its key
+///
+/// Reads FILE.sig, which evanesce or ssh-keygen made. Trusted is a key that this installation's
+/// notary, or one named with --notary, certified for the time of the signature; a plain key is
+/// trusted only where a receipt in the ledger lists this very signature.
+///
+/// Exits 0 where the signer is trusted, 1 where the signature is invalid, 2 where something could
+/// not be read, and 3 where the signature is intact but nobody vouches for its signer.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  evanesce verify release.tar
+  evanesce verify release.tar --notary build-host.pub --at 2026-11-22T02:10:00Z
+  evanesce verify - --signature src.tar.sig < src.tar")]
+pub struct VerifyArgs {
+    /// The file, or - for standard input
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Read the signature from SIG instead of FILE.sig
+    #[arg(long, short, value_name = "SIG")]
+    signature: Option<PathBuf>,
+
+    /// Accept signatures for NAMESPACE only
+    #[arg(long, value_name = "NAMESPACE", default_value = "file")]
+    namespace: String,
+
+    /// Trust the notary with the public key in PUB, PEM or OpenSSH (can be repeated)
+    #[arg(long = "notary", value_name = "PUB")]
+    notaries: Vec<PathBuf>,
+
+    /// Judge the certificate as of TIME, whatever the ledger says: 2026-11-22T02:10:00Z
+    #[arg(long, value_name = "TIME", value_parser = files::parse_time)]
+    at: Option<Timestamp>,
+}
+
+impl VerifyArgs {
+    fn signature_file(&self) -> Result<PathBuf, VerifyError> {
+        match &self.signature {
+            Some(path) => Ok(path.clone()),
+            None if files::is_stdin(&self.file) => Err(VerifyError::NoSignatureName),
+            None => Ok(signature_path(&self.file)),
+        }
+    }
+}
+
+/// Verifies.
+///
+/// # Errors
+///
+/// Where a file cannot be read, or the signature is of a kind that is not checked here. A signature
+/// that does not hold is a report.
+pub fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<VerifyReport, CommandError> {
+    let signature_file = args.signature_file()?;
+    let text = files::read_small(&signature_file, SIGNATURE_BYTES_MAX)?;
+    let report = |intact: Option<&Intact>, judgement, receipt| VerifyReport {
+        file: args.file.clone(),
+        signature_file: signature_file.clone(),
+        namespace: args.namespace.clone(),
+        public_key: intact.map(|intact| intact.public_key),
+        certificate: intact.and_then(|intact| intact.certificate.as_deref()).map(Into::into),
+        judgement,
+        receipt,
+    };
+    let intact = match open(&text, args) {
+        Ok(intact) => intact,
+        Err(OpenError::Flaw(flaw @ Flaw::Algorithm { .. })) => return Err(flaw.into()),
+        Err(OpenError::Flaw(flaw)) => return Ok(report(None, Judgement::of_flaw(&flaw), None)),
+        Err(OpenError::Command(error)) => return Err(error),
+    };
+    let evidence = gather(args, context, &intact)?;
+    let judgement =
+        signature::judge(&intact, &evidence.notaries, &evidence.ledger, args.at, clock::now());
+    Ok(report(Some(&intact), judgement, evidence.ledger.receipt))
+}
+
+fn open(text: &[u8], args: &VerifyArgs) -> Result<Intact, OpenError> {
+    let envelope = Envelope::from_armoured(text).map_err(Flaw::Envelope)?;
+    let digest = files::digest(&args.file, envelope.hash).map_err(CommandError::from)?;
+    Ok(Intact::open(&envelope, &digest, &args.namespace)?)
+}
+
+/// A flaw is a verdict, anything else an error.
+enum OpenError {
+    Flaw(Flaw),
+    Command(CommandError),
+}
+
+impl From<Flaw> for OpenError {
+    fn from(flaw: Flaw) -> Self {
+        Self::Flaw(flaw)
+    }
+}
+
+impl From<CommandError> for OpenError {
+    fn from(error: CommandError) -> Self {
+        Self::Command(error)
+    }
+}
+
+/// Who is believed, and what the ledger says.
+struct Evidence {
+    notaries: Vec<TrustedNotary>,
+    ledger: LedgerWord,
+}
+
+fn gather(
+    args: &VerifyArgs,
+    context: &Context<'_>,
+    intact: &Intact,
+) -> Result<Evidence, CommandError> {
+    let own = trust::own_notaries(&context.notary_dir()?)?;
+    let ledger = ask_ledger(&context.ledger_dir()?, intact, &own)?;
+    let of_source = |source| move |key| TrustedNotary { key, source };
+    let mut notaries: Vec<TrustedNotary> =
+        own.into_iter().map(of_source(TrustSource::Installation)).collect();
+    for path in &args.notaries {
+        notaries.push(of_source(TrustSource::Named)(trust::read_notary(path)?));
+    }
+    Ok(Evidence { notaries, ledger })
+}
+
+fn silent(why: &str) -> LedgerWord {
+    LedgerWord { silence: Some(why.to_owned()), ..LedgerWord::default() }
+}
+
+/// What the ledger in `dir` says of a signature, if the ledger is to be believed.
+fn ask_ledger(
+    dir: &Path,
+    intact: &Intact,
+    notaries: &[NotaryKey],
+) -> Result<LedgerWord, CommandError> {
+    let audit = match trust::audit(dir, notaries, None) {
+        Ok(audit) if audit.outcome == Outcome::Invalid => {
+            return Ok(silent("the ledger is damaged, see `evanesce audit verify`"));
+        }
+        Ok(audit) => audit,
+        Err(LedgerError::None { .. }) => return Ok(silent("there is no ledger here")),
+        Err(error) => return Err(error.into()),
+    };
+    let reader = Reader::open(dir)?;
+    let mut matches = reader.signatures_of(&intact.public_key, &intact.request)?;
+    // A row that no signature of a notary covers is nobody's word.
+    matches.retain(|found| found.row <= audit.signed_through);
+    let certificate = intact.certificate.as_ref();
+    let of_certificate = |found: &&SignedMatch| {
+        certificate.is_some_and(|known| known.key_id() == found.workload.as_str())
+    };
+    let found = matches
+        .iter()
+        .find(of_certificate)
+        .or_else(|| matches.iter().find(|found| found.receipt.is_some()));
+    let receipt = match found {
+        Some(SignedMatch { receipt, .. }) => receipt.clone(),
+        None => receipt_of_certificate(&reader, intact)?,
+    };
+    let receipt = receipt
+        .and_then(|found| opened_receipt(&found.envelope, notaries))
+        .filter(|receipt| receipt.key.public_key == intact.public_key);
+    Ok(LedgerWord {
+        signed: found.map(|found| (found.at, found.row)),
+        receipt: receipt.map(Box::new),
+        silence: None,
+    })
+}
+
+fn receipt_of_certificate(
+    reader: &Reader,
+    intact: &Intact,
+) -> Result<Option<evanesce_ledger::FoundReceipt>, CommandError> {
+    let workload = intact.certificate.as_ref().and_then(|found| found.key_id().parse().ok());
+    match workload {
+        Some(workload) => Ok(reader.receipt_of(&workload)?),
+        None => Ok(None),
+    }
+}
+
+fn opened_receipt(envelope: &evanesce_ledger::Envelope, keys: &[NotaryKey]) -> Option<Receipt> {
+    let key = keys.iter().find(|key| key.id() == envelope.key_id())?;
+    Statement::<Receipt>::open(envelope, key).ok().map(Statement::into_predicate)
+}
+
+/// The verdict on one file.
+#[derive(Debug, Serialize)]
+pub struct VerifyReport {
+    file: PathBuf,
+    signature_file: PathBuf,
+    namespace: String,
+    public_key: Option<PublicKey>,
+    certificate: Option<CertificateRecord>,
+    #[serde(flatten)]
+    judgement: Judgement,
+    receipt: Option<Box<Receipt>>,
+}
+
+/// What a certificate says. Believed only where a notary is named in the verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct CertificateRecord {
+    workload_id: String,
+    valid_after: Timestamp,
+    valid_before: Timestamp,
+}
+
+impl From<&Certificate> for CertificateRecord {
+    fn from(certificate: &Certificate) -> Self {
+        Self {
+            workload_id: certificate.key_id().to_owned(),
+            valid_after: timestamp_of_seconds(certificate.valid_after()),
+            valid_before: timestamp_of_seconds(certificate.valid_before()),
+        }
+    }
+}
+
+impl Report for VerifyReport {
+    fn exit(&self) -> Exit {
+        match self.judgement.verdict {
+            Verdict::Trusted => Exit::Success,
+            Verdict::Invalid => Exit::Failure,
+            Verdict::SignerUnknown => Exit::UnknownSigner,
+        }
+    }
+
+    fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Judgement { verdict, reason, checked, not_checked, .. } = &self.judgement;
+        let (style, word) = match verdict {
+            Verdict::Trusted => (GOOD, "trusted"),
+            Verdict::Invalid => (BAD, "invalid"),
+            Verdict::SignerUnknown => (UNSURE, "intact, signer unknown"),
+        };
+        writeln!(out, "{}: {style}{word}{style:#}: {reason}", self.file.display())?;
+        if let Some(key) = &self.public_key {
+            writeln!(out, "key          {key}")?;
+        }
+        if let Some(receipt) = &self.receipt {
+            let fate = receipt_text::fate(receipt.key.fate);
+            writeln!(out, "fate         {fate}, at {} by the receipt", receipt.times.ended)?;
+        }
+        for line in checked {
+            writeln!(out, "checked      {FAINT}{line}{FAINT:#}")?;
+        }
+        for line in not_checked {
+            writeln!(out, "not checked  {FAINT}{line}{FAINT:#}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why there is nothing to verify.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// Standard input has no name to put `.sig` behind.
+    #[error("standard input is to be verified, and no signature was named")]
+    NoSignatureName,
+}
+
+impl Coded for VerifyError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NoSignatureName => "verify.no-signature-name",
+        }
+    }
+}
+
+const SIGNATURE_BYTES_MAX: u64 = 64 * 1024;

@@ -1,0 +1,42 @@
+//! The command `evanesce`: sign through a key that no dump can show.
+//!
+//! Start at [`cli`] for the command line, at [`commands`] for what each subcommand does.
+//!
+//! # How it is put together
+//!
+//! | what | where |
+//! |---|---|
+//! | one file per subcommand: `Args` (its docs are the help) and `run` | [`commands`] |
+//! | the environment, read once | [`environment`] |
+//! | the clock, read here and nowhere below | [`clock`] |
+//! | everything that is printed | [`ui`] |
+//! | exit statuses | [`exit`] |
+//! | whose fault an error is, and what to do | [`errors`] and [`advice`] |
+//! | what a signature proves | [`signature`] |
+//!
+//! # Invariant
+//!
+//! This process never holds a byte of a private key: it passes names of key files on, and talks to
+//! a worker through its agent socket like any other client.
+
+#![forbid(unsafe_code)]
+
+pub mod advice;
+pub mod agent_client;
+pub mod cli;
+pub mod clock;
+pub mod commands;
+pub mod context;
+pub mod directories;
+pub mod environment;
+pub mod errors;
+pub mod exit;
+pub mod files;
+pub mod log;
+pub mod new_file;
+pub mod receipt_text;
+pub mod signature;
+pub mod trust;
+pub mod ui;
+
+pub use cli::main;

@@ -1,0 +1,133 @@
+//! Builds the worker that this launcher embeds, and pins its digest.
+//!
+//! The worker is an executable of its own: the launcher runs it and never links it. It is built by
+//! a cargo of its own, always in the profile `worker`, in a target directory of its own, with none
+//! of the outer cargo's settings, so that its bytes do not depend on how the launcher is built, nor
+//! on where the checkout is.
+
+#![expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
+#![expect(clippy::disallowed_methods, reason = "a build script is configured by its environment")]
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest as _, Sha256};
+
+fn main() {
+    let out = PathBuf::from(required("OUT_DIR"));
+    let workspace = workspace_root();
+    for input in INPUTS {
+        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+    }
+
+    let built = build_worker(&workspace, &target_directory(&out));
+    // A copy of our own: another build may replace the file before the compiler includes it.
+    let embedded = out.join("evanesce-worker");
+    let worker = fs::read(&built).expect("the worker was just built");
+    fs::write(&embedded, &worker).expect("OUT_DIR can be written");
+
+    let digest = hex::encode(Sha256::digest(&worker));
+    println!("cargo::rustc-env=EVANESCE_WORKER_FILE={}", embedded.display());
+    println!("cargo::rustc-env=EVANESCE_WORKER_SHA256={digest}");
+
+    let signer = fs::read(workspace.join(SIGNER_MODULE)).unwrap_or_default();
+    let digest = hex::encode(Sha256::digest(&signer));
+    println!("cargo::rustc-env=EVANESCE_SIGNER_SHA256={digest}");
+}
+
+/// Runs the inner cargo and returns the worker's path.
+fn build_worker(workspace: &Path, target: &Path) -> PathBuf {
+    let mut cargo = Command::new(required("CARGO"));
+    cargo
+        .current_dir(workspace)
+        .args(["build", "--quiet", "--package", PACKAGE, "--bin", PACKAGE])
+        .args(["--profile", PROFILE, "--target-dir"])
+        .arg(target);
+    if workspace.join("Cargo.lock").exists() {
+        cargo.arg("--locked");
+    }
+    for (name, _) in env::vars_os().filter(|(name, _)| !is_kept(name)) {
+        cargo.env_remove(name);
+    }
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(workspace));
+
+    let status = cargo.status().expect("cargo can be run: it is running this script");
+    assert!(status.success(), "the worker could not be built: {status}");
+    target.join(PROFILE).join(PACKAGE)
+}
+
+/// Flags that keep this machine's paths out of the worker, as `CARGO_ENCODED_RUSTFLAGS` wants them.
+fn remapped_paths(workspace: &Path) -> OsString {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
+    let mut flags = OsString::new();
+    for (path, name) in [(Some(workspace.to_owned()), "/evanesce"), (home, "/cargo")] {
+        let Some(path) = path else { continue };
+        if !flags.is_empty() {
+            flags.push("\u{1f}");
+        }
+        flags.push("--remap-path-prefix=");
+        flags.push(path);
+        flags.push("=");
+        flags.push(name);
+    }
+    flags
+}
+
+/// Whether the inner cargo sees this variable. Cargo's and rustc's settings stay out, but for where
+/// the registry is, whether there is a network, and the jobserver, so that both share the cores.
+fn is_kept(name: &OsStr) -> bool {
+    let Some(name) = name.to_str() else { return true };
+    let kept = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_MAKEFLAGS"].contains(&name)
+        || name.starts_with("CARGO_HTTP_")
+        || name.starts_with("CARGO_REGISTRIES_");
+    let compiler = name.starts_with("CARGO")
+        || name.starts_with("RUSTC")
+        || name.starts_with("RUSTDOC")
+        || name == "RUSTFLAGS"
+        || COMMON_TO_BUILD_SCRIPTS.contains(&name);
+    kept || !compiler
+}
+
+/// One directory for the worker's builds beside all profiles of the outer build, which is not
+/// locked while this script runs.
+fn target_directory(out: &Path) -> PathBuf {
+    let profile = out
+        .ancestors()
+        .find(|directory| directory.file_name() == Some(OsStr::new("build")))
+        .and_then(Path::parent)
+        .expect("OUT_DIR is TARGET/PROFILE/build/PACKAGE/out");
+    profile
+        .parent()
+        .expect("a profile has a directory in the target directory")
+        .join("worker-build")
+}
+
+fn workspace_root() -> PathBuf {
+    let package = PathBuf::from(required("CARGO_MANIFEST_DIR"));
+    package
+        .ancestors()
+        .nth(2)
+        .expect("the package is in runtime/launcher of the workspace")
+        .to_owned()
+}
+
+fn required(name: &str) -> OsString {
+    env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name} for build scripts"))
+}
+
+const PACKAGE: &str = "evanesce-worker";
+const PROFILE: &str = "worker";
+const SIGNER_MODULE: &str = "wasm-signer/signer.wasm";
+
+/// What the worker is made of, from the workspace's root.
+const INPUTS: &[&str] = &["enclave", "runtime/protocol", "wasm-signer", "Cargo.toml", "Cargo.lock"];
+
+/// Set by cargo for build scripts without a prefix of its own; they would leak into the inner
+/// build's scripts where those look for them.
+const COMMON_TO_BUILD_SCRIPTS: &[&str] =
+    &["OUT_DIR", "TARGET", "HOST", "NUM_JOBS", "OPT_LEVEL", "PROFILE", "DEBUG", "LD_LIBRARY_PATH"];

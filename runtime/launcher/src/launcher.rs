@@ -1,0 +1,242 @@
+//! One installation, opened.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+
+use evanesce_ledger::checkpoint::{Checkpoint, LedgerId};
+use evanesce_ledger::row::CheckpointRow;
+use evanesce_ledger::{AppendError, Appended, Envelope, Event, Ledger, NewRow, Setup, Timestamp};
+use evanesce_protocol::{PublicKey, WorkloadId};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use serde::Serialize;
+
+use crate::claim::{self, ClaimError};
+use crate::installation::{DirectoryError, Installation};
+use crate::notary::{Notary, NotaryError};
+use crate::plan::Plan;
+use crate::recover::{self, RecoverError, Recovered};
+use crate::worker_image::{ImageError, SealedImage, WorkerImage};
+use crate::workload::{StartError, Workload};
+
+/// Tells the time of day: rows, receipts and certificates are dated by it.
+pub trait Clock {
+    /// The time, UTC.
+    fn now(&self) -> Timestamp;
+}
+
+/// One installation, opened: its ledger, its notary, its workloads.
+///
+/// From its first moment this process is not dumpable and writes no core file.
+pub struct Launcher {
+    pub(crate) installation: Installation,
+    pub(crate) image: SealedImage,
+    pub(crate) clock: Box<dyn Clock>,
+    pub(crate) ledger: RefCell<Ledger>,
+    /// What the operator allowed: for the commands that are run.
+    pub(crate) core_limit: Rlimit,
+}
+
+impl Launcher {
+    /// Opens an installation; one that is not there yet is made.
+    ///
+    /// Call [`Launcher::recover`] next.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`] names the step.
+    pub fn open(
+        installation: Installation,
+        image: WorkerImage,
+        clock: Box<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let core_limit = harden_this_process().map_err(OpenError::Harden)?;
+        installation.prepare()?;
+        let image = image.seal()?;
+        let mut id = [0; 32];
+        getrandom::fill(&mut id).map_err(|error| OpenError::Entropy(error.into()))?;
+        let setup = Setup::new(LedgerId::from_bytes(id), clock.now());
+        let ledger = Ledger::open(&installation.ledger(), setup)?;
+        Ok(Self { installation, image, clock, ledger: RefCell::new(ledger), core_limit })
+    }
+
+    /// Ends what launchers that were killed left behind: each such workload gets its receipt.
+    ///
+    /// # Errors
+    ///
+    /// [`RecoverError`]; what was recovered until then stays recovered, and the rest is tried again
+    /// by the next call.
+    pub fn recover(&self) -> Result<Vec<Recovered>, RecoverError> {
+        recover::recover(self)
+    }
+
+    /// Starts a workload: its key is inside its caged worker, certified, and its socket is served.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`] names the step. Nothing is left behind, and the ledger has a row that says
+    /// why.
+    pub fn start(&self, plan: Plan) -> Result<Workload<'_>, StartError> {
+        Workload::start(self, plan)
+    }
+
+    /// The workloads that are alive, of this and of all other launchers, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ListError`] where the directory of claims cannot be read.
+    pub fn list(&self) -> Result<Vec<Listed>, ListError> {
+        claim::list(&self.installation.workloads()).map_err(ListError)
+    }
+
+    /// The installation's notary.
+    pub fn notary(&self) -> Notary<'_> {
+        Notary::new(self)
+    }
+
+    /// Signs a note of how long the ledger is and how it ends, and appends it to the ledger.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] names the step.
+    pub fn checkpoint(&self) -> Result<Envelope, CheckpointError> {
+        let mut notary = self.notary().open().map_err(Box::new)?;
+        let mut ledger = self.ledger.borrow_mut();
+        let id = ledger.id();
+        let mut writer = ledger.lock()?;
+        let (rows, head) = writer.head()?.expect("an opened ledger has a first row");
+        let checkpoint = Checkpoint { ledger: id, rows, head, at: self.clock.now() };
+        let key = notary.key().id();
+        let envelope = checkpoint.sign(key, |bytes| notary.sign(bytes)).map_err(Box::new)?;
+        let row = Event::Checkpoint(CheckpointRow { envelope: envelope.clone() });
+        writer.append(&[NewRow::of_ledger(self.clock.now(), row)])?;
+        drop(writer);
+        notary.close().map_err(Box::new)?;
+        Ok(envelope)
+    }
+
+    /// The id of the installation's ledger.
+    pub fn ledger_id(&self) -> LedgerId {
+        self.ledger.borrow().id()
+    }
+
+    /// Where everything is.
+    pub const fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    /// Appends rows of one workload's life, all at this moment.
+    pub(crate) fn append(
+        &self,
+        workload: &WorkloadId,
+        events: impl IntoIterator<Item = Event>,
+    ) -> Result<Appended, AppendError> {
+        let now = self.clock.now();
+        let rows: Vec<_> = events
+            .into_iter()
+            .map(|event| NewRow::of_workload(now, workload.clone(), event))
+            .collect();
+        self.ledger.borrow_mut().append(&rows)
+    }
+}
+
+impl fmt::Debug for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launcher").field("installation", &self.installation).finish_non_exhaustive()
+    }
+}
+
+/// A workload that is alive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// Its id.
+    pub workload_id: WorkloadId,
+    /// The process that holds its key.
+    pub worker_pid: u32,
+    /// The process that supervises it.
+    pub launcher_pid: u32,
+    /// Its key; `None` until it is loaded.
+    pub public_key: Option<PublicKey>,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// Signatures made so far.
+    pub signatures: u64,
+}
+
+/// No core files, and no other process of this user reads this one's memory: it never holds a key
+/// byte, but it decides what is one. Returns the limit that was in force.
+fn harden_this_process() -> io::Result<Rlimit> {
+    let limit = rustix::process::getrlimit(Resource::Core);
+    // The hard limit stays, so that commands can be given theirs back.
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit.clone() })?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(limit)
+}
+
+/// Why an installation could not be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// This process could not be made undumpable.
+    #[error("this process could not be kept from core files")]
+    Harden(#[source] io::Error),
+    /// A directory is missing, or open to others.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The worker could not be made ready to run.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The kernel gave no random bytes.
+    #[error("the kernel gave no random bytes")]
+    Entropy(#[source] io::Error),
+    /// The ledger could not be opened.
+    #[error("the ledger could not be opened")]
+    Ledger(#[from] AppendError),
+}
+
+impl OpenError {
+    /// A stable name for `--json`, alerts and the playbook entry.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Harden(_) => "open.harden",
+            Self::Directory(error) => error.code(),
+            Self::Image(error) => error.code(),
+            Self::Entropy(_) => "open.entropy",
+            Self::Ledger(error) => error.code(),
+        }
+    }
+}
+
+/// Why the workloads could not be listed.
+#[derive(Debug, thiserror::Error)]
+#[error("the workloads could not be listed")]
+pub struct ListError(#[source] ClaimError);
+
+impl ListError {
+    /// A stable name for `--json`, alerts and the playbook entry.
+    pub const fn code(&self) -> &'static str {
+        self.0.code()
+    }
+}
+
+/// Why no checkpoint was made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckpointError {
+    /// The notary did not sign.
+    #[error("the notary did not sign the checkpoint")]
+    Notary(#[from] Box<NotaryError>),
+    /// The ledger took no row.
+    #[error("the checkpoint could not be appended to the ledger")]
+    Ledger(#[from] AppendError),
+}
+
+impl CheckpointError {
+    /// A stable name for `--json`, alerts and the playbook entry.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Notary(error) => error.code(),
+            Self::Ledger(error) => error.code(),
+        }
+    }
+}

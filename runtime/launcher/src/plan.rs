@@ -1,0 +1,125 @@
+//! What a workload is to be.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use evanesce_protocol::control::Strength;
+use evanesce_protocol::grant::Grants;
+use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
+use evanesce_protocol::{KeyOrigin, WorkloadId};
+
+/// Everything that [`crate::Launcher::start`] has to know of a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Its id; `None` has one made up.
+    pub workload_id: Option<WorkloadId>,
+    /// Where its key comes from.
+    pub key: KeySource,
+    /// What clients of its socket may have signed.
+    pub grants: Grants,
+    /// How long the key lives at most.
+    pub ttl: Duration,
+    /// How many signatures the key makes at most.
+    pub signatures_max: u64,
+    /// A file whose appearance has the key wiped. It must not exist yet; its directory must.
+    pub kill_switch: Option<PathBuf>,
+    /// A directory that no other workload may have at the same time.
+    pub output_dir: Option<PathBuf>,
+    /// Guarantees that the operator gives up.
+    pub degraded: Vec<Degraded>,
+    /// The name of the command, without its arguments, for the ledger.
+    pub command_name: Option<String>,
+}
+
+impl Plan {
+    /// How long a key lives where the operator says nothing.
+    pub const TTL_DEFAULT: Duration = Duration::from_secs(600);
+
+    /// The names of what is given up, sorted.
+    pub(crate) fn degraded_names(&self) -> Vec<String> {
+        let names: BTreeSet<_> = self.degraded.iter().map(ToString::to_string).collect();
+        names.into_iter().collect()
+    }
+
+    pub(crate) fn strength(&self) -> Strength {
+        match self.degraded.contains(&Degraded::SecretPages) {
+            true => Strength::AllowLockedPages,
+            false => Strength::Strict,
+        }
+    }
+}
+
+impl Default for Plan {
+    /// An ephemeral key that signs SSHSIG for ten minutes, with nothing given up.
+    fn default() -> Self {
+        Self {
+            workload_id: None,
+            key: KeySource::Ephemeral,
+            grants: Grants::default(),
+            ttl: Self::TTL_DEFAULT,
+            signatures_max: SIGNATURES_MAX_DEFAULT,
+            kill_switch: None,
+            output_dir: None,
+            degraded: Vec::new(),
+            command_name: None,
+        }
+    }
+}
+
+/// Where a workload's key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// Born inside the signer.
+    Ephemeral,
+    /// A PKCS#8 PEM file, which the launcher opens and the worker reads.
+    File(PathBuf),
+}
+
+impl KeySource {
+    pub(crate) const fn origin(&self) -> KeyOrigin {
+        match self {
+            Self::Ephemeral => KeyOrigin::BornInside,
+            Self::File(_) => KeyOrigin::PlaintextFile,
+        }
+    }
+}
+
+/// A guarantee that can be given up by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Degraded {
+    /// `secret-pages`: locked memory will do where there is no `memfd_secret(2)`.
+    SecretPages,
+}
+
+impl Degraded {
+    /// Its name on the command line and in receipts.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SecretPages => "secret-pages",
+        }
+    }
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Degraded {
+    type Err = ParseDegradedError;
+
+    /// Reads exactly what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::SecretPages].into_iter().find(|known| known.name() == text).ok_or(ParseDegradedError)
+    }
+}
+
+/// A text that names no guarantee that can be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no guarantee of this name can be given up; there is `secret-pages`")]
+pub struct ParseDegradedError;

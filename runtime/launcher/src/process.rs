@@ -1,0 +1,265 @@
+//! A child process, held by its pidfd: signalled, stopped, killed and seen to be gone.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use procfs::FromRead as _;
+use procfs::process::Stat;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::claim::ProcessName;
+
+/// A child of this process. Killed and reaped when it is dropped.
+#[derive(Debug)]
+pub struct ChildProcess {
+    pid: Pid,
+    pidfd: OwnedFd,
+    ended: Option<EndStatus>,
+}
+
+impl ChildProcess {
+    /// Starts `command`.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let child = command.spawn()?;
+        let pid =
+            i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid is positive");
+        // Until it is reaped its number is not given to another process.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self { pid, pidfd, ended: None })
+    }
+
+    /// Takes over a child that a test started in its own way.
+    #[cfg(test)]
+    pub(crate) fn of_test(pid: u32, pidfd: OwnedFd) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap();
+        Self { pid, pidfd, ended: None }
+    }
+
+    /// Sends a signal, and says nothing where the process is gone already.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Err(Errno::SRCH) => Ok(()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Stops the process and waits until it is stopped.
+    ///
+    /// Fails with [`io::ErrorKind::BrokenPipe`] where it ends instead.
+    pub(crate) fn stop(&mut self) -> io::Result<Stopped> {
+        self.signal(Signal::STOP)?;
+        let states = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let status = self.wait(states)?;
+        match status.is_some_and(|status| status.stopped()) {
+            true => Ok(Stopped(())),
+            false => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Kills the process and waits until it is gone.
+    pub(crate) fn kill(&mut self, timeout: Duration) -> io::Result<Gone> {
+        self.signal(Signal::KILL)?;
+        self.await_end(timeout)
+    }
+
+    /// Waits for the end and reaps; fails with [`io::ErrorKind::TimedOut`].
+    pub(crate) fn await_end(&mut self, timeout: Duration) -> io::Result<Gone> {
+        if self.ended.is_none() && !is_readable_within(self.pidfd.as_fd(), timeout)? {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.reap().map(|status| Gone { status: Some(status) })
+    }
+
+    /// Waits for the end, however long it takes, and reaps.
+    pub(crate) fn reap(&mut self) -> io::Result<EndStatus> {
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        let status = self.wait(WaitIdOptions::EXITED)?.ok_or(io::ErrorKind::Other)?;
+        let status = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => EndStatus::Exited(code),
+            (None, Some(signal)) => EndStatus::Signalled(signal),
+            (None, None) => return Err(io::ErrorKind::InvalidData.into()),
+        };
+        self.ended = Some(status);
+        Ok(status)
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The process id, as `/proc` and reports have it.
+    pub fn pid_u32(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    fn wait(&self, options: WaitIdOptions) -> io::Result<Option<rustix::process::WaitIdStatus>> {
+        loop {
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+                Err(Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
+impl AsFd for ChildProcess {
+    /// Readable once the process has ended.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            // Nobody is left to be told; a process that outlives this is the kernel's to end.
+            self.kill(Duration::from_secs(2)).ok();
+        }
+    }
+}
+
+/// Proof that a process was stopped when it was last seen.
+#[derive(Debug)]
+pub(crate) struct Stopped(());
+
+/// Proof that a process has ended. Its memory is the kernel's again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone {
+    status: Option<EndStatus>,
+}
+
+impl Gone {
+    /// How it ended; `None` where it was not this process's child.
+    pub const fn status(self) -> Option<EndStatus> {
+        self.status
+    }
+
+    /// For tests of decisions that take a proof.
+    #[cfg(test)]
+    pub(crate) const fn of_test(status: EndStatus) -> Self {
+        Self { status: Some(status) }
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndStatus {
+    /// It returned this status.
+    Exited(i32),
+    /// This signal ended it.
+    Signalled(i32),
+}
+
+impl std::fmt::Display for EndStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with status {code}"),
+            Self::Signalled(signal) => write!(f, "ended by signal {signal}"),
+        }
+    }
+}
+
+/// Waits for the very process that was named to be gone, which is nobody's child here any more, and
+/// kills it where it lingers.
+pub(crate) fn await_orphan(name: &ProcessName, timeout: Duration) -> io::Result<Gone> {
+    let gone = Ok(Gone { status: None });
+    let pid =
+        i32::try_from(name.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
+    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(Errno::SRCH) => return gone,
+        Err(errno) => return Err(errno.into()),
+    };
+    // Asked while the pidfd holds the number: it is this process that is waited for, or none.
+    if !name.exists()? || is_readable_within(pidfd.as_fd(), timeout)? {
+        return gone;
+    }
+    match pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    match is_readable_within(pidfd.as_fd(), timeout)? {
+        true => gone,
+        false => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Waits until a descriptor can be read, or its peer is gone; `false` where `timeout` passes first.
+pub(crate) fn is_readable_within(
+    descriptor: BorrowedFd<'_>,
+    timeout: Duration,
+) -> io::Result<bool> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// When a process started, in clock ticks since boot (proc_pid_stat(5), field 22): with the boot's
+/// id, what tells it from a later one of the same number. `None` where there is no such process.
+pub(crate) fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    Stat::from_read(stat.as_slice()).ok().map(|stat| stat.starttime)
+}
+
+/// The kernel's id for this boot.
+pub(crate) fn boot_id() -> io::Result<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_process_is_stopped_killed_and_seen_to_be_gone() {
+        let mut child = ChildProcess::spawn(Command::new("sleep").arg("60")).unwrap();
+        let pid = child.pid_u32();
+        assert!(start_time(pid).is_some());
+
+        let _stopped: Stopped = child.stop().unwrap();
+        let gone = child.kill(SOON).unwrap();
+
+        assert_eq!(gone.status(), Some(EndStatus::Signalled(9)));
+        assert_eq!(start_time(pid), None);
+    }
+
+    #[test]
+    fn stopping_a_process_that_has_ended_fails_and_its_status_is_kept() {
+        let mut child = ChildProcess::spawn(Command::new("sh").args(["-c", "exit 7"])).unwrap();
+        assert!(is_readable_within(child.as_fd(), SOON).unwrap());
+
+        let refused = child.stop().unwrap_err();
+
+        assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(child.await_end(SOON).unwrap().status(), Some(EndStatus::Exited(7)));
+    }
+
+    #[test]
+    fn waiting_has_an_end() {
+        let mut child = ChildProcess::spawn(Command::new("sleep").arg("60")).unwrap();
+
+        let refused = child.await_end(Duration::from_millis(1)).unwrap_err();
+
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+    }
+}

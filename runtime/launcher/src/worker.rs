@@ -1,0 +1,256 @@
+//! A worker process and the launcher's end of its control channel.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
+use evanesce_protocol::control::{
+    CageReport, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport, Strength,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::cage::{self, CageChecked, CageFaults, Expected};
+use crate::process::{ChildProcess, EndStatus};
+use crate::worker_image::SealedImage;
+
+/// The orders and reports of one role.
+pub(crate) trait Conversation {
+    /// The role.
+    const ROLE: Role;
+    /// What the launcher says.
+    type Order: Serialize;
+    /// What the worker says.
+    type Report: DeserializeOwned;
+
+    /// Takes out of a report what every role can report.
+    fn common(report: Self::Report) -> Report<Self::Report>;
+}
+
+/// A report, with what every role can report told apart.
+pub(crate) enum Report<R> {
+    /// See [`SignerReport::Caged`].
+    Caged(CageReport),
+    /// See [`SignerReport::Wiped`].
+    Wiped,
+    /// See [`SignerReport::Refused`].
+    Refused(Refused),
+    /// What only this role reports.
+    Own(R),
+}
+
+/// The conversation with a signer.
+#[derive(Debug)]
+pub(crate) enum Signer {}
+
+impl Conversation for Signer {
+    const ROLE: Role = Role::Signer;
+    type Order = SignerOrder;
+    type Report = SignerReport;
+
+    fn common(report: SignerReport) -> Report<SignerReport> {
+        match report {
+            SignerReport::Caged(report) => Report::Caged(report),
+            SignerReport::Wiped(_) => Report::Wiped,
+            SignerReport::Refused(refused) => Report::Refused(refused),
+            own @ (SignerReport::Loaded { .. } | SignerReport::Serving) => Report::Own(own),
+        }
+    }
+}
+
+/// The conversation with a notary.
+#[derive(Debug)]
+pub(crate) enum NotaryRole {}
+
+impl Conversation for NotaryRole {
+    const ROLE: Role = Role::Notary;
+    type Order = NotaryOrder;
+    type Report = NotaryReport;
+
+    fn common(report: NotaryReport) -> Report<NotaryReport> {
+        match report {
+            NotaryReport::Caged(report) => Report::Caged(report),
+            NotaryReport::Wiped(_) => Report::Wiped,
+            NotaryReport::Refused(refused) => Report::Refused(refused),
+            own @ (NotaryReport::Loaded { .. } | NotaryReport::Signed { .. }) => Report::Own(own),
+        }
+    }
+}
+
+/// A worker that runs, of one role. Killed and reaped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Worker<C> {
+    pub(crate) process: ChildProcess,
+    pub(crate) channel: Channel,
+    role: std::marker::PhantomData<C>,
+}
+
+impl<C: Conversation> Worker<C> {
+    /// Starts a worker and does not wait for it: two can start side by side.
+    pub(crate) fn spawn(image: &SealedImage, strength: Strength) -> Result<Self, WorkerError> {
+        let (channel, theirs) = Channel::pair().map_err(WorkerError::Spawn)?;
+        let mut command = Command::new(image.path());
+        command
+            .arg0("evanesce-worker")
+            .args([C::ROLE.argument(), strength.argument()].map(OsStr::new))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Signals of the terminal are for the command, not for the worker.
+            .process_group(0);
+        let process = ChildProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
+        Ok(Self { process, channel, role: std::marker::PhantomData })
+    }
+
+    /// Waits for the cage to be closed, and checks it.
+    pub(crate) fn await_cage(&mut self, expected: &Expected) -> Result<CageChecked, WorkerError> {
+        match C::common(self.receive("closing its cage", START_TIMEOUT)?) {
+            Report::Caged(report) => {
+                let outside = cage::Outside::observe(self.process.pid_u32())
+                    .map_err(|source| WorkerError::Observe { source })?;
+                Ok(cage::check(&report, &outside, expected)?)
+            }
+            Report::Refused(refused) => Err(self.refused(refused)),
+            Report::Wiped | Report::Own(_) => {
+                Err(WorkerError::Unexpected { step: "closing its cage" })
+            }
+        }
+    }
+
+    /// Sends an order.
+    pub(crate) fn order(
+        &mut self,
+        order: &C::Order,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), WorkerError> {
+        match self.channel.send(order, descriptors) {
+            Ok(()) => Ok(()),
+            Err(SendError::Send(source)) => {
+                Err(self.end_in_mid_sentence(WorkerError::Send(SendError::Send(source))))
+            }
+            Err(error) => Err(WorkerError::Send(error)),
+        }
+    }
+
+    /// Waits for the next report, whatever it is.
+    pub(crate) fn receive(
+        &mut self,
+        step: &'static str,
+        timeout: Duration,
+    ) -> Result<C::Report, WorkerError> {
+        match self.channel.receive_within::<C::Report>(timeout) {
+            Ok(received) => Ok(received.message),
+            Err(ReceiveError::TimedOut) => Err(WorkerError::Silent { step }),
+            Err(ReceiveError::Closed) => {
+                Err(self.end_in_mid_sentence(WorkerError::Receive(ReceiveError::Closed)))
+            }
+            Err(error) => Err(WorkerError::Receive(error)),
+        }
+    }
+
+    /// Waits for a report of this role alone; a refusal or the worker's end is an error.
+    pub(crate) fn answer(
+        &mut self,
+        step: &'static str,
+        timeout: Duration,
+    ) -> Result<C::Report, WorkerError> {
+        match C::common(self.receive(step, timeout)?) {
+            Report::Own(own) => Ok(own),
+            Report::Refused(refused) => Err(self.refused(refused)),
+            Report::Caged(_) | Report::Wiped => Err(WorkerError::Unexpected { step }),
+        }
+    }
+
+    fn refused(&self, refused: Refused) -> WorkerError {
+        WorkerError::Refused(refused)
+    }
+
+    /// A lost channel means that the worker died: says how, where that can be seen.
+    fn end_in_mid_sentence(&mut self, otherwise: WorkerError) -> WorkerError {
+        match self.process.await_end(END_TIMEOUT) {
+            Ok(gone) => gone.status().map_or(otherwise, |status| WorkerError::Died { status }),
+            Err(_) => otherwise,
+        }
+    }
+}
+
+impl<C> AsFd for Worker<C> {
+    /// The control channel.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// Why a worker could not be had, or was lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// It could not be started.
+    #[error("the worker could not be started")]
+    Spawn(#[source] io::Error),
+    /// Its cage could not be looked at from outside.
+    #[error("the worker's cage could not be observed")]
+    Observe {
+        /// What `/proc` said.
+        source: io::Error,
+    },
+    /// Its cage does not hold.
+    #[error("the worker's cage does not hold")]
+    Cage(#[from] CageFaults),
+    /// It said why it cannot go on.
+    #[error(transparent)]
+    Refused(Refused),
+    /// It ended without a word.
+    #[error("the worker {status}")]
+    Died {
+        /// How.
+        status: EndStatus,
+    },
+    /// It did not answer in time.
+    #[error("the worker did not answer in time while {step}")]
+    Silent {
+        /// What it was doing.
+        step: &'static str,
+    },
+    /// It reported something that does not belong there.
+    #[error("the worker reported out of turn while {step}")]
+    Unexpected {
+        /// What it was to do.
+        step: &'static str,
+    },
+    /// An order could not be sent.
+    #[error("the worker takes no orders")]
+    Send(#[source] SendError),
+    /// A report could not be received.
+    #[error("the worker's report cannot be read")]
+    Receive(#[source] ReceiveError),
+}
+
+impl WorkerError {
+    /// A stable name for `--json`, alerts and the playbook entry.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Spawn(_) => "worker.spawn",
+            Self::Observe { .. } => "worker.observe",
+            Self::Cage(_) => "worker.cage-check",
+            Self::Refused(refused) => refused.code(),
+            Self::Died { .. } => "worker.died",
+            Self::Silent { .. } => "worker.silent",
+            Self::Unexpected { .. } => "worker.unexpected",
+            Self::Send(_) => "worker.send",
+            Self::Receive(_) => "worker.receive",
+        }
+    }
+}
+
+/// Generous: the same steps take fifteen times as long in an emulated machine.
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// For a worker that has closed its channel to end.
+pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);

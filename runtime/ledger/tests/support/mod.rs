@@ -1,0 +1,255 @@
+//! What the tests of the ledger share: a notary, whole lives, and a look at the files.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::convert::Infallible;
+use std::fs;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+
+use evanesce_ledger::receipt::*;
+use evanesce_ledger::row::*;
+use evanesce_ledger::{
+    Appended, Envelope, Ledger, LedgerId, NotaryKey, P256Signature, Setup, Timestamp, Verdict,
+    VerifyOptions, verify,
+};
+use evanesce_protocol::commitment::RequestCommitment;
+use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
+use p256::ecdsa::SigningKey;
+use p256::ecdsa::signature::Signer as _;
+
+pub(crate) const LEDGER: LedgerId = LedgerId::from_bytes([1; 32]);
+pub(crate) const START_MS: u64 = 1_795_313_400_123;
+
+/// A notary whose private key is a small number.
+pub(crate) struct TestNotary {
+    private: SigningKey,
+    pub(crate) key: NotaryKey,
+}
+
+impl TestNotary {
+    pub(crate) fn new(number: u8) -> Self {
+        let private = SigningKey::from_slice(&[number; 32]).unwrap();
+        let point = private.verifying_key().to_sec1_point(false);
+        Self { private, key: NotaryKey::from_sec1(point.as_bytes()).unwrap() }
+    }
+
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Result<P256Signature, Infallible> {
+        let signature: p256::ecdsa::Signature = self.private.sign(bytes);
+        Ok(P256Signature::from_fixed(&signature.to_bytes().into()).unwrap())
+    }
+
+    pub(crate) fn row(&self, at: Timestamp) -> NewRow {
+        let key_id = self.key.id();
+        let public_key = self.key.clone();
+        NewRow::of_ledger(at, Event::Notary(NotaryRow { key_id, public_key, rotation: None }))
+    }
+}
+
+pub(crate) fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_unix_ms(START_MS + 1000 * seconds)
+}
+
+pub(crate) fn setup() -> Setup {
+    Setup::new(LEDGER, at(0))
+}
+
+pub(crate) fn open(dir: &Path) -> Ledger {
+    Ledger::open(dir, setup()).unwrap()
+}
+
+pub(crate) fn failed(code: &str) -> NewRow {
+    let message = "it did not work".to_owned();
+    NewRow::of_ledger(at(1), Event::Failed(Failed { code: code.to_owned(), message }))
+}
+
+/// One workload's life, step by step.
+pub(crate) struct Life {
+    pub(crate) workload: WorkloadId,
+    pub(crate) key: PublicKey,
+    pub(crate) requests: RequestCommitment,
+    first: u64,
+    newest: Option<Appended>,
+}
+
+impl Life {
+    pub(crate) fn start(ledger: &mut Ledger, workload: &str, number: u8) -> Self {
+        let key = PublicKey::from_bytes([number; 32]);
+        let mut life = Self {
+            workload: workload.parse().unwrap(),
+            key,
+            requests: RequestCommitment::new(&key),
+            first: 0,
+            newest: None,
+        };
+        life.append(
+            ledger,
+            Event::Started(Started {
+                launcher_pid: 42,
+                spawn: Spawn::Direct,
+                worker: Digest::of(b"worker"),
+                signer: Digest::of(b"signer"),
+                command: Some("sh".into()),
+            }),
+        );
+        life.first = life.newest.unwrap().first;
+        life
+    }
+
+    pub(crate) fn load(&mut self, ledger: &mut Ledger) {
+        let (public_key, origin) = (self.key, KeyOrigin::BornInside);
+        let key_use = KeyUse::Message;
+        self.append(ledger, Event::Loaded(Loaded { public_key, key_use, origin }));
+    }
+
+    pub(crate) fn sign(&mut self, ledger: &mut Ledger, messages: &[&[u8]]) {
+        let first = self.requests.count() + 1;
+        let requests: Vec<Digest> = messages.iter().map(|message| Digest::of(message)).collect();
+        requests.iter().for_each(|request| self.requests.extend(request));
+        self.append(ledger, Event::Signed(Signed { first, requests }));
+    }
+
+    pub(crate) fn wipe(&mut self, ledger: &mut Ledger) {
+        self.append(ledger, Event::Wiped(Wiped { regions: 3, bytes: 196_608 }));
+    }
+
+    pub(crate) fn append(&mut self, ledger: &mut Ledger, event: Event) {
+        let row = NewRow::of_workload(at(1), self.workload.clone(), event);
+        self.newest = Some(ledger.append(&[row]).unwrap());
+    }
+
+    pub(crate) fn receipt(&self) -> Receipt {
+        let time = at(1);
+        let newest = self.newest.unwrap();
+        Receipt {
+            workload: self.workload.clone(),
+            key: KeyRecord {
+                public_key: self.key,
+                key_use: KeyUse::Message,
+                origin: KeyOrigin::BornInside,
+                fate: KeyFate::Destroyed,
+            },
+            times: Times { started: time, loaded: time, ended: time, made: time },
+            software: Software {
+                version: "0.1.0".into(),
+                worker: Digest::of(b"worker"),
+                signer: Digest::of(b"signer"),
+            },
+            cause: Cause::CommandEnded,
+            command: Some(CommandEnd::Exited(0)),
+            scrub: Scrub {
+                method: ScrubMethod::WorkerWipedThenOverwritten,
+                statements: vec![ScrubStatement {
+                    claim: Claim::ProcessGone,
+                    observer: Observer::ObservedOutside,
+                    detail: "the pidfd is readable".into(),
+                }],
+                unproven: vec![],
+                regions: 3,
+                bytes_wiped: 196_608,
+                bytes_overwritten: 1_048_576,
+                pages_absent: 12,
+            },
+            signatures: Signatures {
+                count: self.requests.count(),
+                commitment: self.requests.value(),
+                complete: true,
+            },
+            ledger: LedgerSpan {
+                id: LEDGER,
+                first: self.first,
+                last: newest.last,
+                head: newest.head,
+            },
+            degraded: vec![],
+            separation: Separation { notary: Apart::SameUid, workload: Apart::SameUid },
+            host: HostFacts {
+                kernel: "6.1.0".into(),
+                init_on_free: Known::No,
+                swap: Swap::None,
+                core_pattern: Some("core".into()),
+                kdump: Known::No,
+                hibernation: Known::Unknown,
+                other: Default::default(),
+            },
+        }
+    }
+
+    pub(crate) fn end(&mut self, ledger: &mut Ledger, notary: &TestNotary) {
+        let receipt = self.receipt();
+        self.end_with(ledger, notary, receipt);
+    }
+
+    pub(crate) fn end_with(&mut self, ledger: &mut Ledger, notary: &TestNotary, receipt: Receipt) {
+        let Ok(envelope) = receipt.sign(notary.key.id(), |bytes| notary.sign(bytes));
+        self.append(ledger, Event::Receipt(ReceiptRow { envelope }));
+    }
+}
+
+/// A ledger with one whole life and one failure: nine rows.
+pub(crate) fn small_ledger(dir: &Path, notary: &TestNotary) -> Ledger {
+    let mut ledger = open(dir);
+    ledger.append(&[notary.row(at(0))]).unwrap();
+    let mut life = Life::start(&mut ledger, "w-1", 7);
+    life.load(&mut ledger);
+    life.sign(&mut ledger, &[b"one", b"two"]);
+    life.sign(&mut ledger, &[b"three"]);
+    life.wipe(&mut ledger);
+    life.end(&mut ledger, notary);
+    ledger.append(&[failed("notary.slow")]).unwrap();
+    ledger
+}
+
+pub(crate) fn checkpoint_of(ledger: &mut Ledger, notary: &TestNotary) -> Envelope {
+    let (rows, head) = ledger.lock().unwrap().head().unwrap().unwrap();
+    let checkpoint = evanesce_ledger::Checkpoint { ledger: ledger.id(), rows, head, at: at(9) };
+    let Ok(envelope) = checkpoint.sign(notary.key.id(), |bytes| notary.sign(bytes));
+    envelope
+}
+
+pub(crate) fn audit(dir: &Path, keys: &[NotaryKey], checkpoint: Option<&Envelope>) -> Verdict {
+    let signature_threads = NonZero::new(2).unwrap();
+    verify(dir, &VerifyOptions { notary_keys: keys, checkpoint, signature_threads }).unwrap()
+}
+
+/// The segments of a ledger, oldest first.
+pub(crate) fn segments(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "jsonl")).collect();
+    segments.sort();
+    segments
+}
+
+/// The bytes of the newest segment.
+pub(crate) fn newest_bytes(dir: &Path) -> Vec<u8> {
+    fs::read(segments(dir).last().unwrap()).unwrap()
+}
+
+/// Appends about `rows` rows: lives of `signed` rows of one request each, with all that is around
+/// them, a thousand rows a batch.
+pub(crate) fn fill(ledger: &mut Ledger, notary: &TestNotary, rows: u64, signed: u64) {
+    let mut life_number = 0_u64;
+    let mut written = 0;
+    while written < rows {
+        life_number += 1;
+        let mut life = Life::start(ledger, &format!("fill-{life_number}"), 7);
+        life.load(ledger);
+        for batch in (0..signed).collect::<Vec<_>>().chunks(1000) {
+            let batch: Vec<NewRow> = batch
+                .iter()
+                .map(|number| {
+                    let request = Digest::of(&number.to_le_bytes());
+                    let first = life.requests.count() + 1;
+                    life.requests.extend(&request);
+                    let event = Event::Signed(Signed { first, requests: vec![request] });
+                    NewRow::of_workload(at(1), life.workload.clone(), event)
+                })
+                .collect();
+            life.newest = Some(ledger.append(&batch).unwrap());
+        }
+        life.wipe(ledger);
+        life.end(ledger, notary);
+        written += signed + 4;
+    }
+}

@@ -1,0 +1,23 @@
+//! What evanesce does for the one who uses it, and against the one who attacks it: the program as
+//! it is built, real peers, real processes. One file for each thing to be shown.
+
+#![forbid(unsafe_code)]
+
+mod architecture;
+mod bad_input;
+mod ends;
+mod hostile;
+mod many;
+mod newcomer;
+mod residue;
+mod run;
+
+use evanesce_tests::Installation;
+
+/// An installation of the program under test, for whoever runs the tests.
+fn installation() -> Installation {
+    Installation::new(PROGRAM)
+}
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_evanesce-under-test");
