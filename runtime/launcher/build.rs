@@ -5,7 +5,6 @@
 //! of the outer cargo's settings, so that its bytes do not depend on how the launcher is built, nor
 //! on where the checkout is.
 
-#![expect(clippy::print_stdout, reason = "cargo reads what a build script prints")]
 #![expect(clippy::disallowed_methods, reason = "a build script is configured by its environment")]
 
 use std::env;
@@ -19,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 fn main() {
     let out = PathBuf::from(required("OUT_DIR"));
     let workspace = workspace_root();
+    println!("cargo::rerun-if-env-changed=EVANESCE_WORKER_FEATURES");
     for input in INPUTS {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
@@ -46,6 +46,10 @@ fn build_worker(workspace: &Path, target: &Path) -> PathBuf {
         .args(["build", "--quiet", "--package", PACKAGE, "--bin", PACKAGE])
         .args(["--profile", PROFILE, "--target-dir"])
         .arg(target);
+    // Only the residue test names features: workers that leak on purpose.
+    if let Ok(features) = env::var("EVANESCE_WORKER_FEATURES") {
+        cargo.args(["--features", &features]);
+    }
     if workspace.join("Cargo.lock").exists() {
         cargo.arg("--locked");
     }

@@ -1,5 +1,6 @@
 //! A workload that turns on its worker: every attempt fails or is detected.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use evanesce_protocol::agent::request;
 use evanesce_protocol::limits::{AGENT_CONNECTIONS_MAX, AGENT_FRAME_BYTES_MAX, MESSAGE_BYTES_MAX};
 use evanesce_tests::agent::{Agent, numbered_request, request_for_file};
 use evanesce_tests::{Held, Installation, peers};
+
+use serde_json::Value;
 
 use crate::{PROGRAM, installation};
 
@@ -37,27 +40,37 @@ fn no_way_into_the_memory_or_descriptors_of_worker_or_launcher_is_open_to_the_sa
 
 #[test]
 fn a_workers_memory_cannot_be_opened_from_its_first_instruction_on() {
-    // Given a user without privileges, and a program that does not defend itself,
+    // Given a user without privileges, and programs that do not defend themselves,
     let here = Installation::unprivileged(PROGRAM);
     let hostile = here.install(HOSTILE.as_ref());
     let race = |args: &[&str]| {
         let race = here.program(&hostile, [&["race"], args].concat()).output().expect_status(0);
-        let words: Vec<_> = race.stdout.split_whitespace().collect();
-        let number = |index: usize| words[index].parse::<u64>().unwrap();
-        (number(1), number(3))
+        let mut lines = race.stdout.lines();
+        let said = lines.next().expect("the target says a line").to_owned();
+        let number = |word: &str| word.parse::<u64>().unwrap();
+        let tried: BTreeMap<u64, [u64; 2]> = lines
+            .map(|line| line.split(' ').map(number).collect::<Vec<_>>())
+            .map(|numbers| (numbers[0], [numbers[1], numbers[2]]))
+            .collect();
+        (said, tried)
     };
-    let (_, opened) = race(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do cat /dev/null; done"]);
-    assert!(opened > 0, "the race is lost even against cat");
+    let (_, tried) = race(&["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do cat /dev/null; done; echo"]);
+    assert!(tried.values().any(|[_, opened]| *opened > 0), "the race is lost even against cat");
 
-    // When the children of `sign`, its workers, are raced,
-    here.file("file", "contents");
-    let sign = [here.program_file().to_str().unwrap(), "sign", "--force", "file"];
+    // When a workload is raced from before its worker exists until its command has asked for the
+    // worker's number, ten times over,
+    let program = here.program_file().to_str().unwrap();
+    let command = format!("{program} ps --json; read -r _; exit 0");
     let mut attempts = 0;
     for _ in 0..10 {
-        let (tried, opened) = race(&sign);
-        attempts += tried;
-        // Then not one attempt opens a worker's memory.
-        assert_eq!(opened, 0);
+        let (said, tried) = race(&[program, "run", "--", "sh", "-c", &command]);
+        let listed: Value = serde_json::from_str(&said).expect("ps prints JSON");
+        let worker = listed[0]["worker_pid"].as_u64().expect("the workload is listed");
+        let [tries, opened] = tried.get(&worker).expect("the worker is a child");
+        attempts += tries;
+
+        // Then not one attempt opens the worker's memory.
+        assert_eq!(*opened, 0);
     }
     assert!(attempts > 1000, "{attempts} attempts are no race");
 }
@@ -237,7 +250,7 @@ fn a_changed_row_is_named() {
         fs::write(&segment, forged.join("\n") + "\n").unwrap();
 
         let verdict = here.evanesce(["audit", "verify", "--json"]).output().expect_status(1);
-        let verdict: serde_json::Value = serde_json::from_str(&verdict.stdout).unwrap();
+        let verdict: Value = serde_json::from_str(&verdict.stdout).unwrap();
         let bad = verdict["first_bad_row"]["seq"].as_u64().expect("a row is named");
         // The chain shows that the row before is another one than was meant, or the row itself.
         let changed = u64::try_from(changed).unwrap() + 1;
@@ -250,7 +263,7 @@ fn a_receipt_that_says_something_else_does_not_verify() {
     let (here, segment) = with_ledger();
     let text = fs::read_to_string(&segment).unwrap();
     let (earlier, last) = text.trim_end().rsplit_once('\n').unwrap();
-    let row: serde_json::Value = serde_json::from_str(last).unwrap();
+    let row: Value = serde_json::from_str(last).unwrap();
     assert_eq!(row["event"], "receipt", "the newest row is a receipt: nothing is chained to it");
 
     // The newest receipt, with a kinder word in it.

@@ -43,7 +43,7 @@ fn after_a_thousand_signatures_no_form_of_the_key_is_found_in_anything_that_root
     let unreadable: Vec<_> = found.alive.unreadable.iter().map(|part| &part.what).collect();
     assert!(unreadable.iter().any(|what| what.contains(SECRET)), "{unreadable:#?}");
     for what in unreadable {
-        assert!(what.contains(SECRET) || what.contains("[vvar"), "{what}");
+        assert!([SECRET, "[vvar", "[vsyscall]"].iter().any(|name| what.contains(name)), "{what}");
     }
     assert!(found.after.unreadable.is_empty(), "{:#?}", found.after.unreadable);
 }
@@ -105,8 +105,9 @@ impl Search {
         let worker_pid = u32::try_from(listed[0]["worker_pid"].as_u64().unwrap()).unwrap();
 
         let pids = [worker_pid, launcher.pid(), workload_pid];
-        let mut alive = self.scan_core(worker_pid);
-        alive.merge(self.scan_stopped(&pids));
+        // Memory first: a debugger that reads a reservation fills it with pages of zeros.
+        let mut alive = self.scan_stopped(&pids);
+        alive.merge(self.scan_core(worker_pid));
         alive.merge(self.scan_path(here.root()));
 
         launcher.finish().expect_status(0);

@@ -22,9 +22,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The settings that the artefact is made and run under.
 ///
-/// Nothing bounds a guest's run time here: fuel made a signature 8 % slower and epochs 7 % (see
-/// `docs/performance.md`), so that the watch in `watch.rs` does it. Traps are signals, because explicit
-/// checks cost 11 %. Inlining is on, because it gains 5 %.
+/// Nothing here bounds a guest's run time: fuel made a signature 9 to 11 % slower and epochs 6 %, so
+/// the kernel counts instead (`watch.rs`). Traps are signals, because explicit checks cost 5 %.
+/// Inlining is on, because it gains 5 %. `docs/performance.md` has the measurements.
 pub(crate) fn settings() -> Result<Config> {
     let mut config = Config::new();
     config

@@ -50,8 +50,9 @@ impl Signer<Fresh> {
     /// Makes an instance of the signer that this program was built with, after a look at the digest
     /// of its machine code.
     ///
-    /// Nothing is made executable: it works under PR_SET_MDWE (prctl(2)). Needs no system call later
-    /// on but those of [`Signer::generate`], the return from a signal, and unmapping.
+    /// Nothing is made executable, so it works under PR_SET_MDWE (prctl(2)). Later steps make few
+    /// system calls: getrandom(2) for a new key, rt_sigreturn(2) after a look of the watch, and at
+    /// the end ppoll(2), timer_delete(2), sigaltstack(2) and munmap(2).
     ///
     /// # Errors
     ///

@@ -26,6 +26,7 @@ pub mod cage;
 mod connection;
 mod journal;
 mod memory;
+mod mutant;
 mod notary;
 mod orders;
 mod panics;

@@ -7,7 +7,6 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 
-use evanesce_guarded_memory::registers::quiesce_and_poll;
 use evanesce_protocol::PublicKey;
 use evanesce_protocol::agent::{Request, response};
 use evanesce_protocol::channel::Channel;
@@ -26,6 +25,7 @@ use ssh_encoding::Encode as _;
 
 use crate::connection::Connection;
 use crate::journal::Journal;
+use crate::mutant::quiesce_and_poll;
 
 /// What ended the service.
 #[derive(Debug)]
@@ -47,6 +47,15 @@ pub(crate) struct Descriptors {
     pub(crate) journal: OwnedFd,
     /// An inotify descriptor on the kill switch's directory.
     pub(crate) kill_switch: Option<OwnedFd>,
+}
+
+/// A signer that could not be served, and why.
+#[derive(Debug)]
+pub(crate) struct Unserved {
+    /// To be wiped.
+    pub(crate) signer: Signer<Loaded>,
+    /// To be told.
+    pub(crate) refused: Refused,
 }
 
 /// A loaded signer behind its agent socket.
@@ -76,13 +85,15 @@ impl Service {
         signer: Signer<Loaded>,
         terms: Serve,
         descriptors: Descriptors,
-    ) -> Result<Self, (Signer<Loaded>, Refused)> {
+    ) -> Result<Self, Box<Unserved>> {
         let complete = terms.kill_switch.is_some() == descriptors.kill_switch.is_some();
         if !complete || terms.grants.key_use() != signer.bound_to() {
-            return Err((signer, Refused::Order { order: "serve".into() }));
+            let refused = Refused::Order { order: "serve".into() };
+            return Err(Box::new(Unserved { signer, refused }));
         }
         let Ok(timer) = life_timer(terms.ttl_ms) else {
-            return Err((signer, Refused::Cage { step: "time to live".into(), errno: 0 }));
+            let refused = Refused::Cage { step: "time to live".into(), errno: 0 };
+            return Err(Box::new(Unserved { signer, refused }));
         };
         let public_key = signer.public_key();
         Ok(Self {

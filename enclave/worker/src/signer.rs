@@ -16,6 +16,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use crate::cage;
 use crate::memory::{self, guarded};
+use crate::mutant::Leak;
 use crate::orders::{await_end, descriptors, next_order};
 use crate::service::{Descriptors, End, Service};
 
@@ -32,6 +33,7 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     let cage = cage::Open::enter()?;
     let signer = Signer::instantiate(guarded(strength)).map_err(memory::signer_refused)?;
     let room = LoadingRoom::map(strength)?;
+    let mut leak = Leak::new();
     let report = cage.close()?.report(Some(signer.facts().module_digest))?;
     if channel.send(&SignerReport::Caged(report), &[]).is_err() {
         return Ok(());
@@ -41,7 +43,9 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
         return Ok(());
     };
     let (signer, room) = match message {
-        SignerOrder::Load { origin, key_use } => load(signer, room, origin, key_use, files)?,
+        SignerOrder::Load { origin, key_use } => {
+            load(signer, room, origin, key_use, files, &mut leak)?
+        }
         SignerOrder::Wipe => return Ok(()),
         SignerOrder::Serve(_) => {
             return Err(Refused::Order { order: "serve".into() });
@@ -109,6 +113,7 @@ fn load(
     origin: KeyOrigin,
     key_use: KeyUse,
     files: Vec<OwnedFd>,
+    leak: &mut Leak,
 ) -> Result<(Signer<Loaded>, LoadingRoom), Refused> {
     match origin {
         KeyOrigin::BornInside => {
@@ -118,7 +123,7 @@ fn load(
         }
         KeyOrigin::PlaintextFile => {
             let [file] = descriptors::<1>("load", files)?;
-            let loaded = load_file(signer, &mut room, key_use, &file);
+            let loaded = load_file(signer, &mut room, key_use, &file, leak);
             room.file.with_mut(wipe).expect("guarded memory takes zeros");
             room.stack.wipe_used(STACK_BYTES);
             Ok((loaded?, room))
@@ -134,6 +139,7 @@ fn load_file(
     room: &mut LoadingRoom,
     key_use: KeyUse,
     file: &OwnedFd,
+    leak: &mut Leak,
 ) -> Result<Signer<Loaded>, Refused> {
     let LoadingRoom { file: region, stack } = room;
     region.with_mut(|bytes| {
@@ -141,6 +147,7 @@ fn load_file(
         let filled = fill_to_end(text, file.as_fd()).map_err(memory::key_file_refused)?;
         stack.run(|| {
             let seed = ed25519_seed(&text[..filled], scratch)?;
+            leak.see(seed.as_bytes());
             let signer = signer.load(seed.as_bytes(), key_use).map_err(memory::load_refused)?;
             seed.check_public_key(signer.public_key().as_bytes())?;
             Ok(signer)
@@ -168,7 +175,7 @@ fn serve(
             Ok(()) => service.run(channel),
             Err(_) => service.abandon(End::LauncherLost),
         },
-        Err((signer, error)) => (signer, nothing_signed, End::Refused(error)),
+        Err(unserved) => (unserved.signer, nothing_signed, End::Refused(unserved.refused)),
     }
 }
 

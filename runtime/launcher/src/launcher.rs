@@ -168,7 +168,7 @@ pub struct Listed {
 fn harden_this_process() -> io::Result<Rlimit> {
     let limit = rustix::process::getrlimit(Resource::Core);
     // The hard limit stays, so that commands can be given theirs back.
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit.clone() })?;
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit })?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(limit)
 }

@@ -5,16 +5,19 @@
 //! nothing against it. One line each: `TARGET<tab>ATTACK<tab>refused|succeeded<tab>REASON`.
 //!
 //! `hostile-workload race PROGRAM ARGUMENT…`: runs the program, and opens the memory of every child
-//! it has, over and over, from before they execute anything. Says `attempts N opened N`.
+//! it has, over and over, from before they execute anything until the program says its first line.
+//! Repeats that line, then says `PID ATTEMPTS OPENED` for each child.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "whoever started it reads what it says")]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File};
-use std::io::{self, IoSliceMut};
+use std::io::{self, BufRead as _, BufReader, IoSliceMut};
 use std::os::unix::process::parent_id;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::ptrace;
@@ -106,16 +109,34 @@ fn raw(pid: u32) -> Pid {
 }
 
 fn race(program: &str, args: &[String]) -> Result<(), Box<dyn Error>> {
-    let (mut attempts, mut opened) = (0_u64, 0_u64);
-    let mut target = Command::new(program).args(args).stdout(Stdio::null()).spawn()?;
-    while target.try_wait()?.is_none() {
+    let mut target = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut said = BufReader::new(target.stdout.take().expect("piped"));
+    let first_line = thread::spawn(move || {
+        let mut line = String::new();
+        said.read_line(&mut line).map(|_| line)
+    });
+
+    let mut tried: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    while !first_line.is_finished() {
         for child in children(target.id()).unwrap_or_default() {
-            attempts += 1;
             let memory = File::options().read(true).write(true).open(of(child, "mem"));
-            opened += u64::from(memory.is_ok());
+            let (attempts, opened) = tried.entry(child).or_default();
+            *attempts += 1;
+            *opened += u64::from(memory.is_ok());
         }
     }
-    println!("attempts {attempts} opened {opened}");
+    let first_line = first_line.join().expect("reading does not panic")?;
+    println!("{}", first_line.trim_end());
+    for (child, (attempts, opened)) in tried {
+        println!("{child} {attempts} {opened}");
+    }
+    drop(target.stdin.take());
+    target.wait()?;
     Ok(())
 }
 
