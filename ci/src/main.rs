@@ -2,9 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
+mod programs;
+mod readme;
+mod residue;
 mod signer;
 
 use std::error::Error;
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -13,15 +18,26 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
+    Bench(bench::BenchArgs),
+    Readme(readme::ReadmeArgs),
+    Residue(residue::ResidueArgs),
     Signer(signer::SignerArgs),
+}
+
+impl Task {
+    fn run(&self) -> Result<Box<dyn Display>, Box<dyn Error>> {
+        Ok(match self {
+            Self::Bench(args) => Box::new(bench::run(args)?),
+            Self::Readme(args) => Box::new(readme::run(args)?),
+            Self::Residue(args) => Box::new(residue::run(args)?),
+            Self::Signer(args) => Box::new(signer::run(args)?),
+        })
+    }
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 fn main() -> ExitCode {
-    let done = match Task::parse() {
-        Task::Signer(args) => signer::run(&args),
-    };
-    match done {
+    match Task::parse().run() {
         Ok(report) => {
             println!("{report}");
             ExitCode::SUCCESS

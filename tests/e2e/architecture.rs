@@ -73,8 +73,9 @@ fn the_workers_graph_has_no_compiler_no_async_runtime_no_network_and_no_general_
 
 /// How the names of crates start that a worker has no use for.
 const FORBIDDEN_IN_WORKER: &[&str] = &[
-    "cranelift",
-    "wasmtime-cranelift",
+    "cranelift-codegen",
+    "cranelift-frontend",
+    "cranelift-native",
     "wasmtime-internal-cranelift",
     "winch",
     "tokio",

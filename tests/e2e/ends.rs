@@ -99,7 +99,7 @@ fn a_signal_to_the_launcher_reaches_the_command_and_the_scrub_is_done() {
 
     held.launcher.signal(Signal::TERM);
 
-    held.finish().expect_status(128 + 15);
+    held.launcher.wait().expect_status(128 + 15);
     let receipt = here.receipt("w");
     assert_eq!(receipt["scrub"]["method"], WIPED, "{receipt:#}");
     assert_eq!(receipt["key"]["fate"], "destroyed", "{receipt:#}");
@@ -135,7 +135,9 @@ fn a_killed_worker_is_receipted_as_cleared_by_the_kernel_and_the_signatures_as_i
     let held = here.hold(&["--workload-id", "w"]);
     signed_once(&held);
 
-    send(held.worker_pid(&here), Signal::KILL);
+    let worker = held.worker_pid(&here);
+    send(worker, Signal::KILL);
+    wait_until("the worker is dead", || !is_alive(worker));
     let outcome = held.finish();
 
     let receipt = assert_receipt(&here, "w", "worker-lost", "kernel");

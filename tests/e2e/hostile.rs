@@ -82,6 +82,13 @@ fn connect(held: &Held) -> (Agent, Vec<u8>) {
     (agent, key)
 }
 
+/// What a workload was granted, and messages that are and are not covered by that.
+struct Case {
+    grants: &'static [&'static str],
+    signed: Vec<Vec<u8>>,
+    refused: Vec<Vec<u8>>,
+}
+
 #[test]
 fn nothing_is_signed_that_was_not_granted_and_our_own_statements_never() {
     let own = [
@@ -93,21 +100,29 @@ fn nothing_is_signed_that_was_not_granted_and_our_own_statements_never() {
     let raw = b"a message as it stands".to_vec();
     let mut cut_off = numbered_request(0);
     cut_off.pop();
-    let cases: [(&[&str], &[Vec<u8>], &[Vec<u8>]); 3] = [
-        (&[], &[numbered_request(0)], &[raw.clone(), cut_off.clone()]),
-        (
-            &["--grant", "sshsig:git"],
-            &[request_for_file("git", b"a commit")],
-            &[raw.clone(), numbered_request(0)],
-        ),
-        (&["--grant", "raw"], &[raw, numbered_request(0)], &[cut_off]),
+    let cases = [
+        Case {
+            grants: &[],
+            signed: vec![numbered_request(0)],
+            refused: vec![raw.clone(), cut_off.clone()],
+        },
+        Case {
+            grants: &["--grant", "sshsig:git"],
+            signed: vec![request_for_file("git", b"a commit")],
+            refused: vec![raw.clone(), numbered_request(0)],
+        },
+        Case {
+            grants: &["--grant", "raw"],
+            signed: vec![raw, numbered_request(0)],
+            refused: vec![cut_off],
+        },
     ];
 
-    for (grants, signed, refused) in cases {
+    for Case { grants, signed, refused } in cases {
         let here = installation();
         let held = here.hold(grants);
         let (mut agent, key) = connect(&held);
-        for message in signed {
+        for message in &signed {
             assert!(agent.sign(&key, message).unwrap().is_some(), "{grants:?} {message:?}");
         }
         for message in refused.iter().chain(&own) {

@@ -2,6 +2,7 @@
 //! it is built, real peers, real processes. One file for each thing to be shown.
 
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "in a test and its helpers, a panic is the failure")]
 
 mod architecture;
 mod bad_input;

@@ -8,8 +8,8 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use evanesce_residue::{Canary, Forms, ScanReport, Scanner, unwatched};
@@ -202,9 +202,16 @@ fn status(pid: u32, field: &str) -> String {
     line.expect("the field is there").trim().to_owned()
 }
 
-/// Builds the program with a worker that leaks.
-fn build_with(feature: &str) -> std::path::PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutants");
+/// Builds the program with a worker that leaks, beside the builds of everything else.
+fn build_with(feature: &str) -> PathBuf {
+    let builds = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let target = builds.join("mutants");
+    let (workers, shared) = (target.join("worker-build"), builds.join("worker-build"));
+    if !workers.exists() && shared.exists() {
+        // What the worker is made of is long compiled there.
+        fs::create_dir_all(&target).unwrap();
+        symlink(shared, workers).unwrap();
+    }
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--locked", "-p", "evanesce-tests", "--bin", PROGRAM_NAME])
         .arg("--target-dir")

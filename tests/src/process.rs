@@ -142,6 +142,16 @@ impl Running {
     #[track_caller]
     pub fn finish(mut self) -> Outcome {
         drop(self.stdin.take());
+        self.wait()
+    }
+
+    /// Waits for its end, which it has to find by itself.
+    ///
+    /// # Panics
+    ///
+    /// Where the deadline passes.
+    #[track_caller]
+    pub fn wait(mut self) -> Outcome {
         if !ends_before_deadline(self.raw_pid()) {
             self.kill();
             panic!("it does not end: {:?} {:?}", self.stdout.rest(), self.stderr.rest());

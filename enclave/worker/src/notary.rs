@@ -213,11 +213,11 @@ fn write_key(key: &SecretKey, file: &mut std::fs::File) -> Result<(), Refused> {
 }
 
 /// Reports the wipe, lets the launcher in to overwrite the rest, and waits for the end.
-fn leave(channel: &Channel, report: WipeReport) {
+fn leave(channel: &mut Channel, report: WipeReport) {
     if set_dumpable_behavior(DumpableBehavior::Dumpable).is_ok()
         && channel.send(&NotaryReport::Wiped(report), &[]).is_ok()
     {
-        await_end(channel);
+        await_end::<NotaryOrder>(channel);
     }
 }
 

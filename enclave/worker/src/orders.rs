@@ -18,8 +18,11 @@ pub(crate) fn next_order<M: DeserializeOwned>(channel: &mut Channel) -> Option<R
 
 /// Waits until the launcher ends this process, or is gone itself: after the wipe there is nothing
 /// left to give an order for.
-pub(crate) fn await_end(channel: &Channel) {
-    let _gone = wait(channel);
+///
+/// An order to wipe may have been on its way when the worker wiped by itself. It is taken and not
+/// obeyed again: left unread, it would have the launcher read a reset instead of the last report.
+pub(crate) fn await_end<M: DeserializeOwned>(channel: &mut Channel) {
+    while next_order::<M>(channel).is_some() {}
 }
 
 /// Takes exactly the descriptors that an order has to bring.

@@ -205,11 +205,11 @@ fn wipe_all(
 }
 
 /// Reports the wipe, lets the launcher in to overwrite the rest, and waits for the end.
-fn leave(channel: &Channel, report: &SignerReport) {
+fn leave(channel: &mut Channel, report: &SignerReport) {
     if set_dumpable_behavior(DumpableBehavior::Dumpable).is_ok()
         && channel.send(report, &[]).is_ok()
     {
-        await_end(channel);
+        await_end::<SignerOrder>(channel);
     }
 }
 

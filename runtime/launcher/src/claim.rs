@@ -8,7 +8,11 @@
 //! The lock dies with its holder, however it dies: a claim that can be locked is of a launcher that
 //! is gone, and whoever locks it writes the receipt. The directory appears by a rename with the
 //! claim locked inside it, and goes once the receipt is in the ledger.
+//!
+//! Claims are for a launcher's death, not for the machine's: they are not synced. One that a power
+//! failure emptied still says that there was a workload of its name.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -53,6 +57,21 @@ pub struct ClaimedKey {
     pub backing: Backing,
     /// What was found of the cage.
     pub cage: Vec<ScrubStatement>,
+}
+
+impl Claim {
+    /// What is left of a claim that cannot be read: nobody's workload, of a boot that is over.
+    fn unreadable(workload_id: WorkloadId) -> Self {
+        let worker = ProcessName { pid: 0, start_time: 0, boot_id: String::new() };
+        Self {
+            workload_id,
+            launcher_pid: 0,
+            worker,
+            started_at: Timestamp::from_unix_ms(0),
+            key: None,
+            degraded: Vec::new(),
+        }
+    }
 }
 
 /// Names a process so that no later one is mistaken for it.
@@ -160,12 +179,15 @@ impl HeldClaim {
 pub(crate) fn abandoned(workloads: &Path) -> Result<Vec<HeldClaim>, ClaimError> {
     let fail = |source| ClaimError::Io { step: "read", source };
     let mut abandoned = Vec::new();
-    for directory in directories(workloads).map_err(fail)? {
+    for (id, directory) in directories(workloads).map_err(fail)? {
         let Some((lock, claim)) = open(&directory).map_err(fail)? else { continue };
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             // Replaced or removed between opening and locking: its launcher lives, or is done.
             Ok(()) if !is_same_file(&lock, &directory.join(CLAIM)) => {}
-            Ok(()) => abandoned.push(HeldClaim { directory, lock, claim }),
+            Ok(()) => {
+                let claim = claim.unwrap_or_else(|| Claim::unreadable(id));
+                abandoned.push(HeldClaim { directory, lock, claim });
+            }
             Err(Errno::WOULDBLOCK) => {}
             Err(errno) => return Err(fail(errno.into())),
         }
@@ -177,8 +199,8 @@ pub(crate) fn abandoned(workloads: &Path) -> Result<Vec<HeldClaim>, ClaimError> 
 pub(crate) fn list(workloads: &Path) -> Result<Vec<Listed>, ClaimError> {
     let fail = |source| ClaimError::Io { step: "read", source };
     let mut listed = Vec::new();
-    for directory in directories(workloads).map_err(fail)? {
-        let Some((lock, claim)) = open(&directory).map_err(fail)? else { continue };
+    for (_, directory) in directories(workloads).map_err(fail)? {
+        let Some((lock, Some(claim))) = open(&directory).map_err(fail)? else { continue };
         if flock(&lock, FlockOperation::NonBlockingLockShared) != Err(Errno::WOULDBLOCK) {
             continue;
         }
@@ -195,21 +217,20 @@ pub(crate) fn list(workloads: &Path) -> Result<Vec<Listed>, ClaimError> {
     Ok(listed)
 }
 
-/// The directories of workloads, those that are being made left out.
-fn directories(workloads: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut directories = Vec::new();
+/// The directories of workloads by id, those that are being made left out.
+fn directories(workloads: &Path) -> io::Result<BTreeMap<WorkloadId, PathBuf>> {
+    let mut directories = BTreeMap::new();
     for entry in fs::read_dir(workloads)? {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.parse::<WorkloadId>().is_ok()) {
-            directories.push(entry.path());
+        if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            directories.insert(id, entry.path());
         }
     }
-    directories.sort();
     Ok(directories)
 }
 
-/// Opens and reads a claim; `None` where there is none (any more), or none that can be read.
-fn open(directory: &Path) -> io::Result<Option<(File, Claim)>> {
+/// Opens and reads a claim; `None` where there is none (any more).
+fn open(directory: &Path) -> io::Result<Option<(File, Option<Claim>)>> {
     let file = match File::open(directory.join(CLAIM)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -217,10 +238,7 @@ fn open(directory: &Path) -> io::Result<Option<(File, Claim)>> {
     };
     let mut text = Vec::new();
     (&file).take(CLAIM_BYTES_MAX).read_to_end(&mut text)?;
-    match serde_json::from_slice(&text) {
-        Ok(claim) => Ok(Some((file, claim))),
-        Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-    }
+    Ok(Some((file, serde_json::from_slice(&text).ok())))
 }
 
 /// Writes a claim into a new file that is locked before it says anything.
@@ -234,7 +252,6 @@ fn write_locked(path: &Path, claim: &Claim) -> io::Result<File> {
         .open(path)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     file.write_all(&serde_json::to_vec(claim).map_err(io::Error::other)?)?;
-    file.sync_data()?;
     Ok(file)
 }
 
@@ -347,6 +364,19 @@ mod tests {
         let found = abandoned(workloads.path()).unwrap();
         assert_eq!(found[0].claim.key, Some(key));
         assert_eq!(abandoned(workloads.path()).unwrap().len(), 0, "the first finder holds it");
+    }
+
+    #[test]
+    fn a_claim_that_a_power_failure_emptied_is_taken_up_by_its_name() {
+        let workloads = tempfile::tempdir().unwrap();
+        drop(HeldClaim::create(workloads.path(), claim("a")).unwrap());
+        fs::write(workloads.path().join("a").join(CLAIM), "").unwrap();
+
+        let found = abandoned(workloads.path()).unwrap();
+
+        assert_eq!(found[0].claim.workload_id, "a".parse().unwrap());
+        assert!(!found[0].claim.worker.exists().unwrap());
+        assert_eq!(list(workloads.path()).unwrap(), []);
     }
 
     #[test]

@@ -173,6 +173,9 @@ impl std::fmt::Display for EndStatus {
 /// kills it where it lingers.
 pub(crate) fn await_orphan(name: &ProcessName, timeout: Duration) -> io::Result<Gone> {
     let gone = Ok(Gone { status: None });
+    if !name.exists()? {
+        return gone;
+    }
     let pid =
         i32::try_from(name.pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {

@@ -363,6 +363,11 @@ impl<'a> Workload<'a> {
         self.files.public_key()
     }
 
+    /// Whether the key can still sign, as far as was heard of its worker.
+    pub fn is_serving(&self) -> bool {
+        self.life.is_serving()
+    }
+
     /// The process that holds the key.
     pub fn worker_pid(&self) -> u32 {
         self.worker.process.pid_u32()

@@ -62,7 +62,10 @@ fn attack(target: &str, pid: u32) {
     }
 }
 
-const ATTACKS: &[(&str, fn(u32) -> io::Result<()>)] = &[
+/// An attempt on the process of this number; success is what must not be.
+type Attempt = fn(u32) -> io::Result<()>;
+
+const ATTACKS: &[(&str, Attempt)] = &[
     ("read its memory", |pid| File::open(of(pid, "mem")).map(drop)),
     ("write its memory", |pid| File::options().write(true).open(of(pid, "mem")).map(drop)),
     ("read its mappings", |pid| fs::read(of(pid, "maps")).map(drop)),

@@ -1,0 +1,94 @@
+//! A client of an agent, the same for every agent that is compared.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use evanesce_protocol::agent::{DIGEST_BYTES, Frames, Response, request};
+use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
+
+/// One connection to an agent, and the key it offers first.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: UnixStream,
+    frames: Frames,
+    key: Vec<u8>,
+    requests_count: u64,
+}
+
+impl Client {
+    pub(super) fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut client = Self { stream, frames: Frames::default(), key: vec![], requests_count: 0 };
+        client.stream.write_all(&request::identities())?;
+        let Response::Identities(keys) = client.answer()? else {
+            return Err(io::Error::other("the agent does not list its keys"));
+        };
+        let (key, _comment) = keys.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
+        client.key = key;
+        Ok(client)
+    }
+
+    /// Has one request signed, and says how long that took.
+    pub(super) fn sign(&mut self) -> io::Result<Duration> {
+        let request = self.next_request();
+        let begin = Instant::now();
+        self.stream.write_all(&request)?;
+        let answer = self.answer()?;
+        let took = begin.elapsed();
+        signed(&answer)?;
+        Ok(took)
+    }
+
+    /// Has `count` requests signed with up to `outstanding` under way, and says how long that took.
+    pub(super) fn sign_many(&mut self, count: u32, outstanding: usize) -> io::Result<Duration> {
+        let requests: Vec<_> = (0..count).map(|_| self.next_request()).collect();
+        let begin = Instant::now();
+        let (first, rest) = requests.split_at(outstanding.min(requests.len()));
+        self.stream.write_all(&first.concat())?;
+        for request in rest {
+            signed(&self.answer()?)?;
+            self.stream.write_all(request)?;
+        }
+        for _ in first {
+            signed(&self.answer()?)?;
+        }
+        Ok(begin.elapsed())
+    }
+
+    /// A request to sign what `ssh-keygen -Y sign -n file` would ask for, for a file of its own.
+    fn next_request(&mut self) -> Vec<u8> {
+        self.requests_count += 1;
+        let mut digest = [0; DIGEST_BYTES];
+        digest[..8].copy_from_slice(&self.requests_count.to_be_bytes());
+        let hash = HashAlgorithm::Sha512;
+        let data = SignedData { namespace: "file", hash, message_digest: &digest };
+        request::sign(&self.key, &data.to_bytes())
+    }
+
+    fn answer(&mut self) -> io::Result<Response> {
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(frame) = self.frames.next_frame().map_err(io::Error::other)? {
+                return Response::parse(frame).map_err(io::Error::other);
+            }
+            match self.stream.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                bytes => self.frames.push(&buffer[..bytes]),
+            }
+        }
+    }
+}
+
+fn signed(answer: &Response) -> io::Result<()> {
+    match answer {
+        Response::Signature(_) => Ok(()),
+        _ => Err(io::Error::other("the agent refused to sign")),
+    }
+}
+
+/// For an answer.
+const PATIENCE: Duration = Duration::from_secs(10);

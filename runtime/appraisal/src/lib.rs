@@ -1,0 +1,2 @@
+//! Whether evidence of a confidential machine can be trusted, and why.
+#![forbid(unsafe_code)]
