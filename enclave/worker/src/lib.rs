@@ -30,6 +30,7 @@ mod mutant;
 mod notary;
 mod orders;
 mod panics;
+mod room;
 pub mod seccomp;
 mod service;
 mod signer;

@@ -4,19 +4,17 @@
 //! process for milliseconds. Its whole working set is guarded all the same, the heap and the stack
 //! of every operation included.
 
+use std::fs::File;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use evanesce_custody::p256_key;
-use evanesce_guarded_memory::{
-    Arena, GuardedStack, PageBytes, Region, ScopedAllocator, fill_to_end, registers, wipe,
-};
+use evanesce_guarded_memory::{Arena, PageBytes, ScopedAllocator, registers};
 use evanesce_protocol::Digest;
 use evanesce_protocol::channel::Channel;
 use evanesce_protocol::control::{
-    NotaryOrder, NotaryReport, Refused, Strength, WipeCause, WipeReport,
+    KeyFormatError, NotaryOrder, NotaryReport, Refused, Strength, WipeCause, WipeReport,
 };
-use evanesce_protocol::limits::KEY_FILE_BYTES_MAX;
 use p256::SecretKey;
 use p256::ecdsa::signature::Signer as _;
 use p256::ecdsa::{Signature, SigningKey};
@@ -27,6 +25,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use crate::cage;
 use crate::memory::{self, guarded};
 use crate::orders::{await_end, descriptors, next_order};
+use crate::room::Room;
 
 /// Lives the whole life; see [`crate::run`].
 pub(crate) fn live(mut channel: Channel, strength: Strength) {
@@ -39,7 +38,7 @@ pub(crate) fn live(mut channel: Channel, strength: Strength) {
 /// From the open cage to the wipe. `Ok` also where the launcher is gone.
 fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     let cage = cage::Open::enter()?;
-    let mut room = Room::map(strength)?;
+    let mut desk = Desk::map(strength)?;
     let report = cage.close()?.report(None)?;
     if channel.send(&NotaryReport::Caged(report), &[]).is_err() {
         return Ok(());
@@ -51,23 +50,23 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
         let report = match (order.message, &key) {
             (NotaryOrder::Load, None) => {
                 let [file] = descriptors::<1>("load", order.descriptors)?;
-                let (loaded, public_key) = room.load(&file)?;
+                let (loaded, public_key) = desk.load(&file)?;
                 key = Some(loaded);
                 NotaryReport::Loaded { public_key }
             }
             (NotaryOrder::Create, None) => {
                 let [file] = descriptors::<1>("create", order.descriptors)?;
-                let (created, public_key) = room.create(file)?;
+                let (created, public_key) = desk.create(file)?;
                 key = Some(created);
                 NotaryReport::Loaded { public_key }
             }
             (NotaryOrder::Sign { payload }, Some(key)) => {
                 signatures += 1;
-                NotaryReport::Signed { signature: room.sign(key, &payload).to_vec() }
+                NotaryReport::Signed { signature: desk.sign(key, &payload).to_vec() }
             }
             (NotaryOrder::Wipe, _) => {
                 drop(key);
-                leave(channel, room.wipe(signatures));
+                leave(channel, desk.wipe(signatures));
                 return Ok(());
             }
             (order, _) => {
@@ -81,131 +80,103 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     Ok(())
 }
 
-/// A key whose every byte is in the arena of its [`Room`].
+/// A key whose every byte is in the arena of its [`Desk`].
 struct GuardedKey(Box<SigningKey>);
 
 /// Where a notary's key is read, made, used and wiped.
-struct Room {
-    /// A key file in the first half, what it decodes to in the second; or entropy.
-    file: Region,
-    stack: GuardedStack,
+struct Desk {
+    room: Room,
     heap: Arena,
 }
 
-impl Room {
+impl Desk {
     fn map(strength: Strength) -> Result<Self, Refused> {
         let strength = guarded(strength);
-        let pages = |bytes| PageBytes::holding(bytes).expect("a small number of pages");
+        let heap_bytes = PageBytes::holding(HEAP_BYTES).expect("a small number of pages");
         Ok(Self {
-            file: Region::map("key file", pages(2 * FILE_BYTES), strength)
-                .map_err(memory::map_refused)?,
-            stack: GuardedStack::map("notary stack", pages(STACK_BYTES), strength)
-                .map_err(memory::map_refused)?,
-            heap: Arena::map("notary heap", pages(HEAP_BYTES), strength)
-                .map_err(memory::map_refused)?,
+            room: Room::map(strength, STACK_BYTES)?,
+            heap: Arena::map("notary heap", heap_bytes, strength).map_err(memory::map_refused)?,
         })
     }
 
     /// Reads a key from its file.
     fn load(&mut self, file: &OwnedFd) -> Result<(GuardedKey, Vec<u8>), Refused> {
-        let Self { file: region, stack, heap } = self;
-        let loaded: Result<_, Refused> = region.with_mut(|bytes| {
-            let (text, scratch) = bytes.split_at_mut(FILE_BYTES);
-            let filled = fill_to_end(text, file.as_fd()).map_err(memory::key_file_refused)?;
-            stack.run(|| {
-                ScopedAllocator::within(heap, || {
-                    let key = p256_key(&text[..filled], scratch)?;
-                    Ok(GuardedKey(Box::new(SigningKey::from(key))))
-                })
-            })
-        });
-        self.clear();
-        let key = loaded?;
+        let Self { room, heap } = self;
+        let key = room.read(file, |text, scratch| {
+            let key = ScopedAllocator::within(heap, || {
+                let key = p256_key(text, scratch)?;
+                Ok(GuardedKey(Box::new(SigningKey::from(key))))
+            });
+            // The text of an error is public, and outlives the heap that it was made in: copy it.
+            key.map_err(|error: KeyFormatError| Refused::KeyFormat(error.clone()))
+        })?;
         let public_key = self.public_key(&key);
         Ok((key, public_key))
     }
 
     /// Makes a key and writes it to its file.
     fn create(&mut self, file: OwnedFd) -> Result<(GuardedKey, Vec<u8>), Refused> {
-        let Self { file: region, stack, heap } = self;
-        let mut file = std::fs::File::from(file);
-        let created = loop {
-            region.fill_random().map_err(memory::key_file_refused)?;
-            let made = region.with(|bytes| {
-                stack.run(|| {
-                    ScopedAllocator::within(heap, || {
-                        // One in 2^32 random numbers is no private key: take the next.
-                        let key = SecretKey::from_slice(&bytes[..P256_BYTES]).ok()?;
-                        Some(
-                            write_key(&key, &mut file)
-                                .map(|()| GuardedKey(Box::new(SigningKey::from(key)))),
-                        )
-                    })
+        let Self { room, heap } = self;
+        let mut file = File::from(file);
+        let key = loop {
+            let made = room.draw(|entropy| {
+                ScopedAllocator::within(heap, || {
+                    // One in 2^32 random numbers is no private key: take the next.
+                    let key = SecretKey::from_slice(&entropy[..P256_BYTES]).ok()?;
+                    let written = write_key(&key, &mut file);
+                    Some(written.map(|()| GuardedKey(Box::new(SigningKey::from(key)))))
                 })
-            });
+            })?;
             if let Some(made) = made {
-                break made;
+                break made?;
             }
         };
-        self.clear();
-        let key = created?;
         let public_key = self.public_key(&key);
         Ok((key, public_key))
     }
 
     /// Signs with ECDSA and SHA-256, nonce by RFC 6979: `r ‖ s`.
     fn sign(&mut self, key: &GuardedKey, payload: &[u8]) -> [u8; SIGNATURE_BYTES] {
-        let Self { stack, heap, .. } = self;
+        let Self { room, heap } = self;
         let mut signature = [0; SIGNATURE_BYTES];
-        stack.run(|| {
+        room.run(|| {
             ScopedAllocator::within(heap, || {
                 let made: Signature = key.0.sign(payload);
                 signature.copy_from_slice(&made.to_bytes());
             });
         });
-        self.clear();
         signature
     }
 
     /// The uncompressed point.
     fn public_key(&mut self, key: &GuardedKey) -> Vec<u8> {
+        let Self { room, heap } = self;
         let mut point = [0; POINT_BYTES];
-        let Self { stack, heap, .. } = self;
-        stack.run(|| {
+        room.run(|| {
             ScopedAllocator::within(heap, || {
                 let encoded = key.0.verifying_key().as_affine().to_sec1_point(false);
                 point.copy_from_slice(encoded.as_bytes());
             });
         });
-        self.clear();
         point.to_vec()
-    }
-
-    /// Clears what one operation left on the stack and in the buffer.
-    fn clear(&mut self) {
-        self.file.with_mut(wipe).expect("guarded memory takes zeros");
-        self.stack.wipe_used(STACK_BYTES);
     }
 
     /// Wipes everything and reads it back. The key has to be gone, which the arena checks.
     fn wipe(mut self, signatures: u64) -> WipeReport {
-        let wiped = [
-            self.file.wipe().expect("guarded memory takes zeros"),
-            self.stack.wipe().expect("guarded memory takes zeros"),
-            self.heap.wipe().expect("the key is gone, and guarded memory takes zeros"),
-        ];
+        let room = self.room.wipe();
+        let heap = self.heap.wipe().expect("the key is gone, and guarded memory takes zeros");
         WipeReport {
             cause: WipeCause::Ordered,
             signatures,
             commitment: Digest::of(b""),
-            ranges: memory::wiped_ranges(&wiped),
+            ranges: memory::wiped_ranges(room.iter().chain([&heap])),
             registers: memory::register_names(registers::vector_state()).to_owned(),
         }
     }
 }
 
 /// Writes a new key, PKCS#8 PEM, from the guarded heap straight to its file.
-fn write_key(key: &SecretKey, file: &mut std::fs::File) -> Result<(), Refused> {
+fn write_key(key: &SecretKey, file: &mut File) -> Result<(), Refused> {
     let text =
         key.to_pkcs8_pem(LineEnding::LF).map_err(|_| Refused::KeyWrite { errno: libc::EINVAL })?;
     file.write_all(text.as_bytes())
@@ -229,9 +200,6 @@ const fn name(order: &NotaryOrder) -> &'static str {
         NotaryOrder::Wipe => "wipe",
     }
 }
-
-/// The longest key file, and a page that shows its end.
-const FILE_BYTES: usize = KEY_FILE_BYTES_MAX + 4096;
 
 /// P-256 arithmetic needs about 20 KiB.
 const STACK_BYTES: usize = 48 * 1024;

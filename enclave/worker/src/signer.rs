@@ -1,15 +1,14 @@
 //! The life of a signer's worker: cage, key, service, wipe.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use evanesce_custody::ed25519_seed;
-use evanesce_guarded_memory::{GuardedStack, PageBytes, Region, fill_to_end, registers, wipe};
+use evanesce_guarded_memory::registers;
 use evanesce_protocol::channel::{Channel, Received};
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::control::{
     Refused, Serve, SignerOrder, SignerReport, Strength, WipeCause, WipeReport,
 };
-use evanesce_protocol::limits::KEY_FILE_BYTES_MAX;
 use evanesce_protocol::{KeyOrigin, KeyUse};
 use evanesce_wasm_host::{Fresh, Loaded, Signer};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -18,6 +17,7 @@ use crate::cage;
 use crate::memory::{self, guarded};
 use crate::mutant::Leak;
 use crate::orders::{await_end, descriptors, next_order};
+use crate::room::Room;
 use crate::service::{Descriptors, End, Service};
 
 /// Lives the whole life; see [`crate::run`].
@@ -32,7 +32,7 @@ pub(crate) fn live(mut channel: Channel, strength: Strength) {
 fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     let cage = cage::Open::enter()?;
     let signer = Signer::instantiate(guarded(strength)).map_err(memory::signer_refused)?;
-    let room = LoadingRoom::map(strength)?;
+    let room = Room::map(guarded(strength), STACK_BYTES)?;
     let mut leak = Leak::new();
     let report = cage.close()?.report(Some(signer.facts().module_digest))?;
     if channel.send(&SignerReport::Caged(report), &[]).is_err() {
@@ -86,35 +86,15 @@ fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     }
 }
 
-/// Where a key file is read and decoded: buffers and a stack that nobody else can read.
-struct LoadingRoom {
-    /// The file in the first half, what it decodes to in the second.
-    file: Region,
-    stack: GuardedStack,
-}
-
-impl LoadingRoom {
-    fn map(strength: Strength) -> Result<Self, Refused> {
-        let strength = guarded(strength);
-        let pages = |bytes| PageBytes::holding(bytes).expect("a small number of pages");
-        Ok(Self {
-            file: Region::map("key file", pages(2 * FILE_BYTES), strength)
-                .map_err(memory::map_refused)?,
-            stack: GuardedStack::map("loading stack", pages(STACK_BYTES), strength)
-                .map_err(memory::map_refused)?,
-        })
-    }
-}
-
 /// Brings a key within the signer's reach, born there or read from its file.
 fn load(
     signer: Signer<Fresh>,
-    mut room: LoadingRoom,
+    mut room: Room,
     origin: KeyOrigin,
     key_use: KeyUse,
     files: Vec<OwnedFd>,
     leak: &mut Leak,
-) -> Result<(Signer<Loaded>, LoadingRoom), Refused> {
+) -> Result<(Signer<Loaded>, Room), Refused> {
     match origin {
         KeyOrigin::BornInside => {
             descriptors::<0>("load", files)?;
@@ -123,36 +103,17 @@ fn load(
         }
         KeyOrigin::PlaintextFile => {
             let [file] = descriptors::<1>("load", files)?;
-            let loaded = load_file(signer, &mut room, key_use, &file, leak);
-            room.file.with_mut(wipe).expect("guarded memory takes zeros");
-            room.stack.wipe_used(STACK_BYTES);
-            Ok((loaded?, room))
+            let signer = room.read(&file, |text, scratch| {
+                let seed = ed25519_seed(text, scratch)?;
+                leak.see(seed.as_bytes());
+                let signer = signer.load(seed.as_bytes(), key_use).map_err(memory::load_refused)?;
+                seed.check_public_key(signer.public_key().as_bytes())?;
+                Ok(signer)
+            })?;
+            Ok((signer, room))
         }
         _ => Err(Refused::Order { order: "load".into() }),
     }
-}
-
-/// Reads a key file straight into guarded memory, decodes it on the guarded stack, and hands the
-/// seed to the signer from there.
-fn load_file(
-    signer: Signer<Fresh>,
-    room: &mut LoadingRoom,
-    key_use: KeyUse,
-    file: &OwnedFd,
-    leak: &mut Leak,
-) -> Result<Signer<Loaded>, Refused> {
-    let LoadingRoom { file: region, stack } = room;
-    region.with_mut(|bytes| {
-        let (text, scratch) = bytes.split_at_mut(FILE_BYTES);
-        let filled = fill_to_end(text, file.as_fd()).map_err(memory::key_file_refused)?;
-        stack.run(|| {
-            let seed = ed25519_seed(&text[..filled], scratch)?;
-            leak.see(seed.as_bytes());
-            let signer = signer.load(seed.as_bytes(), key_use).map_err(memory::load_refused)?;
-            seed.check_public_key(signer.public_key().as_bytes())?;
-            Ok(signer)
-        })
-    })
 }
 
 fn serve(
@@ -186,15 +147,12 @@ fn serve(
 /// Where a byte is not zero afterwards: the panic hook overwrites everything again and aborts.
 fn wipe_all(
     signer: Signer<Loaded>,
-    mut room: LoadingRoom,
+    room: Room,
     cause: WipeCause,
     commitment: &RequestCommitment,
 ) -> WipeReport {
     let signer = signer.wipe().expect("guarded memory takes zeros");
-    let room = [
-        room.file.wipe().expect("guarded memory takes zeros"),
-        room.stack.wipe().expect("guarded memory takes zeros"),
-    ];
+    let room = room.wipe();
     WipeReport {
         cause,
         signatures: commitment.count(),
@@ -212,9 +170,6 @@ fn leave(channel: &mut Channel, report: &SignerReport) {
         await_end::<SignerOrder>(channel);
     }
 }
-
-/// The longest key file, and a page that shows its end.
-const FILE_BYTES: usize = KEY_FILE_BYTES_MAX + 4096;
 
 /// Decoding a key file needs less than 4 KiB.
 const STACK_BYTES: usize = 32 * 1024;
