@@ -130,7 +130,7 @@ fn git_signs_through_the_agent_without_configuration_and_verifies_with_the_notar
 
 #[test]
 fn an_ssh_login_works_with_its_grant_and_not_without() {
-    if peers::missing(&["ssh", "sshd", "ssh-keygen"]) {
+    if peers::missing(&["ssh", "sshd", "ssh-keygen", "openssl"]) || peers::no_login() {
         return;
     }
     // Given a real sshd on loopback that knows the operator's key,

@@ -36,6 +36,17 @@ pub fn not_root() -> bool {
     }
 }
 
+/// Whether this user has no shell to log in to; see [`missing`].
+#[must_use]
+pub fn no_login() -> bool {
+    let shell = "getent passwd \"$(id -u)\" | grep -qv -e nologin -e /false";
+    let found = Command::new("sh").args(["-c", shell]).output();
+    match found.is_ok_and(|output| output.status.success()) {
+        true => false,
+        false => skip("this user has no shell to log in to"),
+    }
+}
+
 /// Whether this process is root.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use evanesce_protocol::agent::{DIGEST_BYTES, Frames, Response, request};
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
 
-/// One connection to an agent, and the key it offers first.
+/// One connection to an agent, and a key that it offers.
 #[derive(Debug)]
 pub(super) struct Client {
     stream: UnixStream,
@@ -27,8 +27,9 @@ impl Client {
         let Response::Identities(keys) = client.answer()? else {
             return Err(io::Error::other("the agent does not list its keys"));
         };
-        let (key, _comment) = keys.into_iter().next().ok_or(io::ErrorKind::NotFound)?;
-        client.key = key;
+        // The key itself where its certificate is offered as well: requests are of one size then.
+        let keys = keys.into_iter().map(|(key, _comment)| key);
+        client.key = keys.min_by_key(Vec::len).ok_or(io::ErrorKind::NotFound)?;
         Ok(client)
     }
 

@@ -23,8 +23,10 @@ use crate::service::{Descriptors, End, Service};
 /// Lives the whole life; see [`crate::run`].
 pub(crate) fn live(mut channel: Channel, strength: Strength) {
     if let Err(refused) = phases(&mut channel, strength) {
-        // Without a launcher there is nobody to tell; the process ends either way.
-        let _told = channel.send(&SignerReport::Refused(refused), &[]);
+        // Ending with an order unread would have the launcher read a reset instead of the reason.
+        if channel.send(&SignerReport::Refused(refused), &[]).is_ok() {
+            await_end::<SignerOrder>(&mut channel);
+        }
     }
 }
 

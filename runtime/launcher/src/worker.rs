@@ -101,7 +101,8 @@ impl<C: Conversation> Worker<C> {
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            // The place of a broken invariant, the one thing a worker ever writes there.
+            .stderr(Stdio::inherit())
             // Signals of the terminal are for the command, not for the worker.
             .process_group(0);
         let process = ChildProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
