@@ -20,8 +20,12 @@ use evanesce_ledger::{Completeness, Event, Outcome, Reader, Timestamp, VerifyOpt
 use evanesce_protocol::agent::request;
 use evanesce_protocol::grant::Grants;
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tempfile::TempDir;
+
+/// How long anything here is waited for.
+const SOON: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 struct SystemClock;
 
@@ -213,7 +217,10 @@ fn a_worker_that_is_killed_leaves_a_receipt_that_rests_on_the_kernel() {
     sign(&workload).unwrap();
 
     let pid = Pid::from_raw(i32::try_from(workload.worker_pid()).unwrap()).unwrap();
+    let worker = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     kill_process(pid, Signal::KILL).unwrap();
+    // Asked to end before it is dead, it would be lost on the way to an end of another cause.
+    poll(&mut [PollFd::new(&worker, PollFlags::IN)], Some(&SOON)).unwrap();
     let ended = workload.end(EndReason::CommandEnded).unwrap();
 
     let receipt = &ended.receipt;
