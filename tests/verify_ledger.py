@@ -20,6 +20,7 @@ HEADER = re.compile(
     rb'(?:,"workload":"([a-z0-9][a-z0-9._-]{0,63})")?,"event":"([a-z-]+)"[,}]')
 RECEIPT = "https://evanesce.dev/receipt/v1"
 CHECKPOINT = "https://evanesce.dev/ledger-checkpoint/v1"
+SHRED = "https://evanesce.dev/shred-receipt/v1"
 ROTATION = "https://evanesce.dev/notary-rotation/v1"
 
 
@@ -134,6 +135,16 @@ class Audit:
             need(envelope.is_about(CHECKPOINT, "ledger " + self.ledger, self.head)
                  and (said["ledger"], said["rows"], said["head"])
                  == (self.ledger, seq - 1, self.head), "checkpoint")
+            self.check(envelope, seq - 1)
+        elif event == "shredded":
+            envelope = Envelope(row["envelope"])
+            said = envelope.predicate
+            process, whole = said["process"], not any(said["left"].values())
+            name = "evanesce process v1\0{boot_id} {pid} {start_time}".format(**process)
+            need(envelope.is_about(SHRED, "process %d" % process["pid"], sha256(name.encode()))
+                 and said["ledger"] == {"id": self.ledger, "last": seq - 1, "head": self.head}
+                 and (said["fate"] == "overwritten")
+                 == (whole and not said.get("unproven")), "receipt")
             self.check(envelope, seq - 1)
         elif event in ("started", "loaded", "signed", "receipt"):
             need(workload, "no-workload")

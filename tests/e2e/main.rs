@@ -12,6 +12,7 @@ mod many;
 mod newcomer;
 mod residue;
 mod run;
+mod tools;
 
 use evanesce_tests::Installation;
 

@@ -86,6 +86,11 @@ pub const ADVICE: &[Advice] = &[
         Fault::Refusal,
         "name a directory of your own, with --state-dir for state or XDG_RUNTIME_DIR for sockets",
     ),
+    Advice::new(
+        "doctor.no-such-check",
+        Fault::Misuse,
+        "`evanesce doctor` without --check lists all names",
+    ),
     Advice::new("envelope.other-key", Fault::Refusal, "name the notary's public key with --notary"),
     Advice::new(
         "envelope.payload-type",
@@ -98,6 +103,18 @@ pub const ADVICE: &[Advice] = &[
         "what was signed was changed: see `evanesce audit verify`",
     ),
     Advice::new("envelope.too-long", Fault::Refusal, "the envelope holds no statement of evanesce"),
+    Advice::new(
+        "export.other-ledger",
+        Fault::Misuse,
+        "name a checkpoint of this ledger, or leave --checkpoint out",
+    ),
+    Advice::new("export.segment", Fault::Environment, "see that the ledger belongs to this user"),
+    Advice::new("export.terminal", Fault::Misuse, "name a file with --output, or pipe it on"),
+    Advice::new(
+        "export.write",
+        Fault::Environment,
+        "see that the disk is not full, and that nobody stopped reading; for a ledger that was being written, try again",
+    ),
     Advice::new("input.read", Fault::Misuse, "name a file that exists and that you may read"),
     Advice::new(
         "input.too-long",
@@ -325,6 +342,34 @@ pub const ADVICE: &[Advice] = &[
         "name the older notary's public key with --notary",
     ),
     Advice::new("run.grants", Fault::Misuse, "name fewer grants, and `digest` alone"),
+    Advice::new(
+        "shred.ended",
+        Fault::Misuse,
+        "the kernel has its memory; nothing was overwritten, and there is no receipt",
+    ),
+    Advice::new(
+        "shred.is-workload",
+        Fault::Refusal,
+        "end the workload with `evanesce stop`, which wipes its key inside",
+    ),
+    Advice::new("shred.no-process", Fault::Misuse, "see which processes there are with `ps`"),
+    Advice::new(
+        "shred.not-confirmed",
+        Fault::Misuse,
+        "answer y, or say --yes where there is no terminal",
+    ),
+    Advice::new(
+        "shred.open",
+        Fault::Environment,
+        "the kernel guards it: do it as root, or sysctl -w kernel.yama.ptrace_scope=0; what is not dumpable only root can open",
+    ),
+    Advice::new("shred.other-user", Fault::Refusal, "do it as that user, or as root"),
+    Advice::new(
+        "shred.stop",
+        Fault::Environment,
+        "a thread may hang in the kernel, or a debugger hold it: see `ps -L`; the process goes on",
+    ),
+    Advice::new("shred.vital", Fault::Misuse, "name another process"),
     Advice::new("sign.certificate", Fault::Internal, "report this as a defect"),
     Advice::new("sign.check", Fault::Internal, "report this as a defect; nothing was written"),
     Advice::new("sign.context", Fault::Misuse, "shorten --context"),
@@ -386,6 +431,31 @@ pub const ADVICE: &[Advice] = &[
         "the statement is of another key than it says",
     ),
     Advice::new("statement.type", Fault::Refusal, "the envelope holds another kind of statement"),
+    Advice::new(
+        "stop.no-key",
+        Fault::Misuse,
+        "`evanesce audit show --workload` says how it ended; there was no key to receipt",
+    ),
+    Advice::new(
+        "stop.signal",
+        Fault::Environment,
+        "see that processes of this user may be signalled, and that /proc is mounted",
+    ),
+    Advice::new(
+        "stop.timed-out",
+        Fault::Environment,
+        "its command does not end on SIGTERM: wait longer with --timeout, or end the command itself",
+    ),
+    Advice::new(
+        "stop.unknown",
+        Fault::Misuse,
+        "`evanesce ps` lists the workloads that are alive; `evanesce audit receipt` shows the end of others",
+    ),
+    Advice::new(
+        "trial.kill",
+        Fault::Environment,
+        "look for a worker that is left with `ps`, and end it",
+    ),
     Advice::new("verify.no-signature-name", Fault::Misuse, "name the signature with --signature"),
     Advice::new(
         "worker-image.other-worker",

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use crate::commands::{audit, completions, man, notary, ps, run, sign, verify};
+use crate::commands::{
+    audit, completions, doctor, man, notary, ps, run, shred, sign, stop, verify,
+};
 use crate::context::Context;
 use crate::environment::Environment;
 use crate::errors::CommandError;
@@ -80,9 +82,15 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Ps(ps::PsArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Stop(stop::StopArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Shred(shred::ShredArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Notary(notary::NotaryArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Audit(audit::AuditArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Completions(completions::CompletionsArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
@@ -118,8 +126,11 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Sign(args) => ui.finish(sign::run(&args, &context), failed),
         Command::Verify(args) => ui.finish(verify::run(&args, &context), failed),
         Command::Ps(args) => ui.finish(ps::run(&args, &context), failed),
+        Command::Stop(args) => ui.finish(stop::run(&args, &context), failed),
+        Command::Shred(args) => ui.finish(shred::run(&args, &context), failed),
         Command::Notary(args) => ui.finish(notary::run(&args, &context), failed),
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
+        Command::Doctor(args) => ui.finish(doctor::run(&args), failed),
         Command::Completions(args) => ui.finish(completions::run(&args), failed),
         Command::Man(args) => ui.finish(man::run(&args), failed),
     };

@@ -168,7 +168,11 @@ coded!(
     evanesce_launcher::OpenError,
     evanesce_launcher::RecoverError,
     evanesce_launcher::RunError,
+    evanesce_launcher::ShredError,
     evanesce_launcher::StartError,
+    evanesce_launcher::StopError,
+    evanesce_launcher::TargetError,
+    evanesce_ledger::ExportError,
     evanesce_ledger::ReadError,
     evanesce_ledger::statement::StatementError,
 );

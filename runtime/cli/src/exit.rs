@@ -7,7 +7,7 @@ use std::process::ExitCode;
 /// | status | meaning |
 /// |---|---|
 /// | 0 | done; of `verify` and `audit verify`: trusted |
-/// | 1 | failed; of `verify` and `audit verify`: invalid |
+/// | 1 | failed; of `verify` and `audit verify`: invalid; of `doctor`, `stop` and `shred`: not all holds |
 /// | 2 | misuse; of `verify` and `audit verify` also: the input could not be read |
 /// | 3 | of `verify` and `audit verify`: intact, but the signer is unknown |
 /// | 125 | of `run`: evanesce refused or failed, or the key's fate is unproven |

@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all.
 
 use std::fs::Permissions;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,31 +26,72 @@ impl Existing {
     }
 }
 
-/// Writes `bytes` to `path` so that no reader ever sees a part: to a temporary file beside it, to
-/// the disk, then under its name.
+/// Writes `bytes` to `path` so that no reader ever sees a part: see [`NewFile`].
 ///
 /// # Errors
 ///
 /// [`NewFileError`]; nothing is left behind.
 pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), NewFileError> {
-    let failed = |source| NewFileError::Write { path: path.to_owned(), source };
-    let mut file = tempfile::Builder::new()
-        .prefix(".evanesce-")
-        .permissions(Permissions::from_mode(0o644))
-        .tempfile_in(directory_of(path))
-        .map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
-    let persisted = match existing {
-        Existing::Replace => file.persist(path),
-        Existing::Keep => file.persist_noclobber(path),
-    };
-    match persisted {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-            Err(NewFileError::Exists { path: path.to_owned() })
+    let mut file = NewFile::create(path)?;
+    file.write_all(bytes)
+        .map_err(|source| NewFileError::Write { path: path.to_owned(), source })?;
+    file.keep(existing)
+}
+
+/// A file that is being written: to a temporary one beside it, to the disk, then under its name.
+/// Where it is dropped before, nothing is left behind.
+#[derive(Debug)]
+pub struct NewFile {
+    path: PathBuf,
+    file: tempfile::NamedTempFile,
+}
+
+impl NewFile {
+    /// Begins a file that is to be at `path`.
+    ///
+    /// # Errors
+    ///
+    /// [`NewFileError::Write`].
+    pub fn create(path: &Path) -> Result<Self, NewFileError> {
+        let file = tempfile::Builder::new()
+            .prefix(".evanesce-")
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(directory_of(path))
+            .map_err(|source| NewFileError::Write { path: path.to_owned(), source })?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    ///
+    /// [`NewFileError`].
+    pub fn keep(self, existing: Existing) -> Result<(), NewFileError> {
+        let Self { path, file } = self;
+        if let Err(source) = file.as_file().sync_all() {
+            return Err(NewFileError::Write { path, source });
         }
-        Err(error) => Err(failed(error.error)),
+        let persisted = match existing {
+            Existing::Replace => file.persist(&path),
+            Existing::Keep => file.persist_noclobber(&path),
+        };
+        match persisted {
+            Ok(_) => Ok(()),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(NewFileError::Exists { path })
+            }
+            Err(error) => Err(NewFileError::Write { path, source: error.error }),
+        }
+    }
+}
+
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

@@ -88,6 +88,11 @@ impl Ui {
         }
     }
 
+    /// Standard output itself, for a result that is bytes and not text.
+    pub fn raw_output(&self) -> io::StdoutLock<'static> {
+        io::stdout().lock()
+    }
+
     /// Prints what a command returned, and says how the process ends. `failed` gives the exit of
     /// an error.
     pub fn finish<R: Report>(

@@ -104,15 +104,18 @@ impl Launcher {
         let mut ledger = self.ledger.borrow_mut();
         let id = ledger.id();
         let mut writer = ledger.lock()?;
-        let (rows, head) = writer.head()?.expect("an opened ledger has a first row");
-        let checkpoint = Checkpoint { ledger: id, rows, head, at: self.clock.now() };
         let key = notary.key().id();
-        let envelope = checkpoint.sign(key, |bytes| notary.sign(bytes)).map_err(Box::new)?;
-        let row = Event::Checkpoint(CheckpointRow { envelope: envelope.clone() });
-        writer.append(&[NewRow::of_ledger(self.clock.now(), row)])?;
+        let at = self.clock.now();
+        let mut signed = None;
+        writer.append_after(at, |rows, head| {
+            let checkpoint = Checkpoint { ledger: id, rows, head, at };
+            let envelope = checkpoint.sign(key, |bytes| notary.sign(bytes)).map_err(Box::new)?;
+            signed = Some(envelope.clone());
+            Ok::<_, CheckpointError>(Event::Checkpoint(CheckpointRow { envelope }))
+        })?;
         drop(writer);
         notary.close().map_err(Box::new)?;
-        Ok(envelope)
+        Ok(signed.expect("the row that was appended holds it"))
     }
 
     /// The id of the installation's ledger.

@@ -102,14 +102,28 @@ fn is_private(map: &MemoryMap) -> bool {
         && !matches!(map.pathname, MMapPath::Vvar | MMapPath::Vsyscall | MMapPath::Vdso)
 }
 
-fn pages_of((start, end): (u64, u64)) -> Range<u64> {
+pub(crate) fn pages_of((start, end): (u64, u64)) -> Range<u64> {
     let page = page_size() as u64;
     start / page..end / page
 }
 
-/// The runs of pages that are in memory or in swap (`pagemap`: bits 63 and 62).
+/// The runs of pages that are in memory or in swap.
 fn present_pages(pagemap: &File, pages: Range<u64>) -> io::Result<Vec<Range<u64>>> {
-    let mut runs: Vec<Range<u64>> = Vec::new();
+    let mut runs = Vec::new();
+    for_each_page(pagemap, pages, |page, entry| {
+        if entry & (PAGE_PRESENT | PAGE_SWAPPED) != 0 {
+            extend_runs(&mut runs, page);
+        }
+    })?;
+    Ok(runs)
+}
+
+/// Hands each page of a range over, with its entry in `pagemap`.
+pub(crate) fn for_each_page(
+    pagemap: &File,
+    pages: Range<u64>,
+    mut see: impl FnMut(u64, u64),
+) -> io::Result<()> {
     let mut entries = [0; 8 * PAGEMAP_ENTRIES];
     let mut page = pages.start;
     while page < pages.end {
@@ -117,20 +131,23 @@ fn present_pages(pagemap: &File, pages: Range<u64>) -> io::Result<Vec<Range<u64>
         let wanted = usize::try_from(count).expect("at most a few hundred") * 8;
         pagemap.read_exact_at(&mut entries[..wanted], page * 8)?;
         for entry in entries[..wanted].as_chunks::<8>().0 {
-            if u64::from_ne_bytes(*entry) & (PAGE_PRESENT | PAGE_SWAPPED) != 0 {
-                match runs.last_mut() {
-                    Some(run) if run.end == page => run.end += 1,
-                    _ => runs.push(page..page + 1),
-                }
-            }
+            see(page, u64::from_ne_bytes(*entry));
             page += 1;
         }
     }
-    Ok(runs)
+    Ok(())
+}
+
+/// Adds a page to runs of pages, each later than all before it.
+pub(crate) fn extend_runs(runs: &mut Vec<Range<u64>>, page: u64) {
+    match runs.last_mut() {
+        Some(run) if run.end == page => run.end += 1,
+        _ => runs.push(page..page + 1),
+    }
 }
 
 /// Zeros to write and room to read back into.
-struct Buffers {
+pub(crate) struct Buffers {
     zeros: Vec<u8>,
     read_back: Vec<u8>,
 }
@@ -143,7 +160,11 @@ impl Default for Buffers {
 
 impl Buffers {
     /// Overwrites a run of pages and reads it back; returns the bytes.
-    fn overwrite(&mut self, memory: &File, pages: Range<u64>) -> Result<u64, OverwriteError> {
+    pub(crate) fn overwrite(
+        &mut self,
+        memory: &File,
+        pages: Range<u64>,
+    ) -> Result<u64, OverwriteError> {
         let page = page_size() as u64;
         let (mut at, end) = (pages.start * page, pages.end * page);
         while at < end {
@@ -208,8 +229,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const PAGEMAP_ENTRIES: usize = 512;
 
 /// proc_pid_pagemap(5).
-const PAGE_PRESENT: u64 = 1 << 63;
-const PAGE_SWAPPED: u64 = 1 << 62;
+pub(crate) const PAGE_PRESENT: u64 = 1 << 63;
+pub(crate) const PAGE_SWAPPED: u64 = 1 << 62;
 
 #[cfg(test)]
 mod tests {

@@ -65,6 +65,8 @@ pub struct Workload<'a> {
     newest: Appended,
     /// Whether it is known which rows are in the ledger.
     is_recording: bool,
+    /// Whether a signal that asks to end was handed on to the command.
+    is_asked_to_end: bool,
     command: Option<CommandEnd>,
     _output_dir: Option<OutputDir>,
 }
@@ -194,6 +196,7 @@ impl<'a> Workload<'a> {
             first_row: parts.first_row,
             newest,
             is_recording: true,
+            is_asked_to_end: false,
             command: None,
             _output_dir: parts.output_dir,
         };
@@ -269,6 +272,7 @@ impl<'a> Workload<'a> {
                 // What the terminal sends it sends to the command as well.
                 if arrived.sender == Sender::Process {
                     child.signal(arrived.signal).map_err(RunError::Wait)?;
+                    self.is_asked_to_end |= ENDING.contains(&arrived.signal);
                     let signal = arrived.signal.as_raw();
                     tracing::info!(event = %EventName::SignalForwarded, workload = %self.id(), signal);
                 }
@@ -313,7 +317,11 @@ impl<'a> Workload<'a> {
         if self.life.is_serving() {
             self.hear_worker();
         }
-        self.act(lifecycle::Event::EndAsked(reason.cause()));
+        let cause = match reason {
+            EndReason::CommandEnded if self.is_asked_to_end => Cause::Operator,
+            reason => reason.cause(),
+        };
+        self.act(lifecycle::Event::EndAsked(cause));
         let ended_at = self.launcher.clock.now();
 
         let wiped =

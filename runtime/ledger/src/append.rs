@@ -137,6 +137,27 @@ impl Writer<'_> {
         self.write(rows)?.sync()
     }
 
+    /// Appends one row of the ledger's own that speaks of the row just before it: `event` is given
+    /// that row's number and digest, whether it is there already or, because a segment begins or a
+    /// torn row is closed, is written with this one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ledger::append`] and of `event`.
+    pub fn append_after<E: From<AppendError>>(
+        &mut self,
+        at: Timestamp,
+        event: impl FnOnce(u64, Digest) -> Result<Event, E>,
+    ) -> Result<Appended, E> {
+        let end = self.end()?;
+        let place = self.place(&end)?;
+        let mut batch = Batch::begin(&end, &place, at, &[])?;
+        let event = event(batch.last_seq, batch.head)?;
+        let first = batch.last_seq + 1;
+        batch.push(&NewRow::of_ledger(at, event))?;
+        Ok(self.put(place, &batch, first)?.sync()?)
+    }
+
     /// The last row: what a checkpoint states. `None` where there is none yet.
     ///
     /// # Errors
@@ -150,27 +171,22 @@ impl Writer<'_> {
         let time = rows.first().ok_or(AppendError::NoRows)?.at;
         let end = self.end()?;
         let place = self.place(&end)?;
-        let mut batch = Batch::after(end.last);
-        if place.begins_segment && end.last.is_some() {
-            batch.push(&NewRow::of_ledger(time, Event::Segment {}))?;
-        }
         // A new ledger's first row goes first, whatever is to be closed after it.
         let (leading, others) = rows.split_at(usize::from(end.last.is_none()));
-        leading.iter().try_for_each(|row| batch.push(row))?;
-        if !place.torn.is_empty() {
-            let bytes = place.torn.len() as u64;
-            let closed = ClosedTornRow { bytes, digest: Digest::of(&place.torn) };
-            batch.push(&NewRow::of_ledger(time, Event::ClosedTornRow(closed)))?;
-        }
+        let mut batch = Batch::begin(&end, &place, time, leading)?;
         let first = match leading.is_empty() {
             true => batch.last_seq + 1,
             false => 1,
         };
         others.iter().try_for_each(|row| batch.push(row))?;
+        self.put(place, &batch, first)
+    }
+
+    /// Writes a batch, whose first row that was asked for is `first`.
+    fn put(&self, place: Place, batch: &Batch, first: u64) -> Result<Written, AppendError> {
         if batch.bytes.len() > BATCH_BYTES_MAX {
             return Err(AppendError::BatchTooLong { found: batch.bytes.len() });
         }
-
         let path = place.segment.path;
         // The bytes go over a torn row before what is left of it is cut off: at no moment is it
         // gone without the row that says so.
@@ -346,6 +362,27 @@ struct Batch {
 }
 
 impl Batch {
+    /// What comes before the rows that were asked for: the row that begins a segment, the rows in
+    /// `leading`, the row that closes a torn one.
+    fn begin(
+        end: &End,
+        place: &Place,
+        at: Timestamp,
+        leading: &[NewRow],
+    ) -> Result<Self, AppendError> {
+        let mut batch = Self::after(end.last);
+        if place.begins_segment && end.last.is_some() {
+            batch.push(&NewRow::of_ledger(at, Event::Segment {}))?;
+        }
+        leading.iter().try_for_each(|row| batch.push(row))?;
+        if !place.torn.is_empty() {
+            let bytes = place.torn.len() as u64;
+            let closed = ClosedTornRow { bytes, digest: Digest::of(&place.torn) };
+            batch.push(&NewRow::of_ledger(at, Event::ClosedTornRow(closed)))?;
+        }
+        Ok(batch)
+    }
+
     fn after(last: Option<LastRow>) -> Self {
         let (last_seq, head) = last.map_or_else(|| (0, genesis()), |last| (last.seq, last.digest));
         Self { bytes: Vec::new(), last_seq, head }

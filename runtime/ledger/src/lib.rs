@@ -31,12 +31,14 @@ mod append;
 mod base64;
 pub mod checkpoint;
 pub mod dsse;
+mod export;
 mod life;
 pub mod notary;
 mod read;
 pub mod receipt;
 pub mod row;
 mod segment;
+pub mod shred;
 pub mod statement;
 mod timestamp;
 mod verify;
@@ -46,11 +48,13 @@ pub use append::{
 };
 pub use checkpoint::{Checkpoint, LedgerId};
 pub use dsse::Envelope;
+pub use export::{ExportError, Exported};
 pub use life::{OPEN_WORKLOADS_MAX, OpenWorkload};
 pub use notary::{NotaryKey, NotaryKeyId, NotaryKeys, P256Signature};
 pub use read::{FoundReceipt, ReadError, Reader, Rows, SignedMatch};
 pub use receipt::Receipt;
 pub use row::{Event, NewRow, Row};
+pub use shred::ShredReceipt;
 pub use statement::Statement;
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use verify::{

@@ -112,6 +112,8 @@ pub enum Event {
     Receipt(ReceiptRow),
     /// Something failed. Ends a workload that had no key yet.
     Failed(Failed),
+    /// The end of a process that was shredded.
+    Shredded(ShreddedRow),
     /// A signed note of the ledger's length: of the row just before this one.
     Checkpoint(CheckpointRow),
     /// A notary key begins to sign.
@@ -215,6 +217,13 @@ pub struct Wiped {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptRow {
     /// The receipt, signed by the notary.
+    pub envelope: Envelope,
+}
+
+/// See [`Event::Shredded`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShreddedRow {
+    /// The [`crate::ShredReceipt`], signed by the notary.
     pub envelope: Envelope,
 }
 

@@ -17,9 +17,10 @@ use crate::dsse::Envelope;
 use crate::life::{Lives, Step, Wrong, read};
 use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing};
 use crate::read::{ReadError, Reader};
-use crate::row::{CheckpointRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, genesis};
+use crate::row::{CheckpointRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow, genesis};
 use crate::segment::{LineEnd, Position, Segment, Walk};
-use crate::statement::Statement;
+use crate::shred::{LedgerHead, ShredReceipt};
+use crate::statement::{Predicate as _, Statement};
 use crate::timestamp::Timestamp;
 
 /// Warnings that a verdict lists.
@@ -479,6 +480,11 @@ impl<'a> Audit<'a> {
                 self.checkpoint(&envelope, header.seq)?;
                 self.check(position, header.seq, envelope, header.seq - 1)
             }
+            "shredded" => {
+                let ShreddedRow { envelope } = read(line)?;
+                let covers = self.shredded(&envelope, header.seq)?;
+                self.check(position, header.seq, envelope, covers)
+            }
             "closed-torn-row" => {
                 self.verdict.warn(Warning::ClosedTornRow { row: header.seq });
                 read::<IgnoredAny>(line).map(drop)
@@ -529,6 +535,28 @@ impl<'a> Audit<'a> {
                 let [expected, found] = [expected, found].map(|text| format!("{text:?}"));
                 Err(Wrong::new(Problem::Checkpoint, expected, found))
             }
+        }
+    }
+
+    /// Checks that a shredded process's receipt is of this ledger and says no more than it counts;
+    /// returns the row that its signature covers.
+    fn shredded(&self, envelope: &Envelope, seq: u64) -> Result<u64, Wrong> {
+        let statement = Statement::<ShredReceipt>::parse_unverified(envelope);
+        let receipt = statement
+            .map_err(|error| Wrong::new(Problem::Receipt, ShredReceipt::TYPE, error))?
+            .into_predicate();
+        let wrong = |expected: &dyn ToString, found: &dyn ToString| {
+            Err(Wrong::new(Problem::Receipt, expected.to_string(), found.to_string()))
+        };
+        if !receipt.is_consistent() {
+            return wrong(&"the fate that its counts allow", &format!("{:?}", receipt.fate));
+        }
+        let LedgerHead { id, last, head } = receipt.ledger;
+        let found = (Some(id), last, head);
+        let expected = (self.verdict.ledger, seq - 1, self.head());
+        match found == expected {
+            true => Ok(last),
+            false => wrong(&format!("{expected:?}"), &format!("{found:?}")),
         }
     }
 

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use evanesce_ledger::notary::NotaryRotation;
 use evanesce_ledger::row::{Event, NewRow, NotaryRow};
+use evanesce_ledger::shred::{LeftPages, ShredFate};
 use evanesce_ledger::{Envelope, Ledger, Outcome, Setup};
 use serde_json::Value;
 use support::*;
@@ -38,6 +39,8 @@ fn ledger_with_everything(dir: &Path, notary: &TestNotary, second: &TestNotary) 
     life.wipe(&mut ledger);
     life.end(&mut ledger, second);
     ledger.append(&[failed("e.f")]).unwrap();
+    let left = LeftPages { swapped: 2, ..LeftPages::default() };
+    append_shredded(&mut ledger, second, left, ShredFate::Incomplete);
     checkpoint_of(&mut ledger, second)
 }
 

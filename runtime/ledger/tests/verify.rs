@@ -12,7 +12,10 @@ use std::slice::from_ref;
 use evanesce_ledger::notary::NotaryRotation;
 use evanesce_ledger::receipt::{KeyFate, Receipt};
 use evanesce_ledger::row::{CheckpointRow, Event, NewRow, NotaryRow};
-use evanesce_ledger::{CheckpointFinding, Completeness, NotChecked, Outcome, Problem, Warning};
+use evanesce_ledger::shred::{LeftPages, ShredFate};
+use evanesce_ledger::{
+    AppendError, Checkpoint, CheckpointFinding, Completeness, NotChecked, Outcome, Problem, Warning,
+};
 use support::*;
 
 /// Lines of a segment, each with its newline.
@@ -179,7 +182,7 @@ fn a_checkpoint_of_a_stranger_or_another_ledger_shows_nothing_or_that() {
     let stranger = TestNotary::new(9);
     let checkpoint = |ledger, head, notary: &TestNotary| {
         let head = evanesce_protocol::Digest::of(head);
-        let checkpoint = evanesce_ledger::Checkpoint { ledger, rows: 9, head, at: at(9) };
+        let checkpoint = Checkpoint { ledger, rows: 9, head, at: at(9) };
         let Ok(envelope) = checkpoint.sign(notary.key.id(), |bytes| notary.sign(bytes));
         envelope
     };
@@ -440,6 +443,27 @@ fn a_checkpoint_in_the_ledger_signs_the_rows_before_it() {
     assert_eq!((bad.seq, bad.problem), (11, Problem::Checkpoint));
 }
 
+/// It speaks of the row just before it, which is then the one that begins the segment.
+#[test]
+fn a_checkpoint_that_begins_a_segment_signs_the_row_before_it_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let notary = TestNotary::new(1);
+    small_ledger(dir.path(), &notary);
+    let setup = evanesce_ledger::Setup { segment_bytes_max: 1, ..setup() };
+    let mut ledger = evanesce_ledger::Ledger::open(dir.path(), setup).unwrap();
+    let appended = ledger.lock().unwrap().append_after(at(1), |rows, head| {
+        let checkpoint = Checkpoint { ledger: LEDGER, rows, head, at: at(1) };
+        let Ok(envelope) = checkpoint.sign(notary.key.id(), |bytes| notary.sign(bytes));
+        Ok::<_, AppendError>(Event::Checkpoint(CheckpointRow { envelope }))
+    });
+    let row = appended.unwrap().last;
+
+    let verdict = audit(dir.path(), from_ref(&notary.key), None);
+
+    assert_eq!((verdict.outcome, verdict.segments), (Outcome::Trusted, 2), "{verdict:?}");
+    assert_eq!(verdict.signed_through, row - 1);
+}
+
 #[test]
 fn an_event_of_a_later_version_is_chained_and_not_refused() {
     let fixture = Fixture::new();
@@ -468,4 +492,27 @@ fn a_clock_that_was_set_back_is_only_warned_of() {
 
     assert_eq!(verdict.warnings, [Warning::TimeWentBack { row: 10 }]);
     assert_eq!(verdict.outcome, Outcome::Trusted);
+}
+
+#[test]
+fn a_shred_receipt_that_says_more_than_it_counts_is_named() {
+    for (swapped, fate, outcome) in [
+        (0, ShredFate::Overwritten, Outcome::Trusted),
+        (1, ShredFate::Incomplete, Outcome::Trusted),
+        (1, ShredFate::Overwritten, Outcome::Invalid),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let notary = TestNotary::new(1);
+        small_ledger(dir.path(), &notary);
+        let left = LeftPages { swapped, ..LeftPages::default() };
+        append_shredded(&mut open(dir.path()), &notary, left, fate);
+
+        let verdict = audit(dir.path(), from_ref(&notary.key), None);
+
+        assert_eq!(verdict.outcome, outcome, "{verdict:?}");
+        let problem = verdict.first_bad_row.map(|bad| bad.problem);
+        assert_eq!(problem, (outcome == Outcome::Invalid).then_some(Problem::Receipt));
+        let is_last = verdict.signed_through == verdict.rows - 1;
+        assert_eq!(is_last, outcome == Outcome::Trusted, "its signature covers the chain");
+    }
 }

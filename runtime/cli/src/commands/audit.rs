@@ -1,12 +1,12 @@
 //! `audit`: check and read the ledger of all keys.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use evanesce_ledger::{
-    CheckpointFinding, Completeness, Envelope, Event, FoundReceipt, NotaryKey, Outcome, Reader,
-    Receipt, Row, Statement, Verdict,
+    CheckpointFinding, Completeness, Envelope, Event, Exported, FoundReceipt, NotaryKey, Outcome,
+    Reader, Receipt, Row, ShredReceipt, Statement, Verdict,
 };
 use evanesce_protocol::WorkloadId;
 use serde::Serialize;
@@ -15,10 +15,10 @@ use crate::context::Context;
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
 use crate::files::{self, ReadError};
-use crate::new_file::{self, Existing};
+use crate::new_file::{self, Existing, NewFile};
 use crate::receipt_text::{self, counted, name_of};
 use crate::trust;
-use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
+use crate::ui::{BAD, FAINT, GOOD, Report, Stream, UNSURE};
 
 /// Check and read the ledger of all keys
 #[derive(Debug, clap::Args)]
@@ -26,7 +26,8 @@ use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
 Examples:
   evanesce audit verify --checkpoint kept-elsewhere.json
   evanesce audit show --last 20
-  evanesce audit receipt release-1 --format json")]
+  evanesce audit receipt release-1 --format json
+  evanesce audit export --output ledger.tar")]
 pub struct AuditArgs {
     #[command(subcommand)]
     command: AuditCommand,
@@ -45,6 +46,7 @@ enum AuditCommand {
     Show(AuditShowArgs),
     Receipt(AuditReceiptArgs),
     Checkpoint(AuditCheckpointArgs),
+    Export(AuditExportArgs),
 }
 
 /// Check the chain, the life of every workload, and every signature
@@ -108,6 +110,31 @@ struct AuditCheckpointArgs {
     force: bool,
 }
 
+/// Write the ledger into one file that anyone can verify elsewhere
+///
+/// A tar archive of all segments, the notary's public keys and a checkpoint of this moment, in the
+/// format of docs/formats/ledger-export.md. That the keys are the notary's has to be known from
+/// elsewhere: an archive cannot vouch for itself.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  evanesce audit export --output ledger.tar
+  tar -xf ledger.tar && evanesce --state-dir evanesce-ledger audit verify \\
+    --checkpoint evanesce-ledger/checkpoint.json --notary known-notary.pem")]
+struct AuditExportArgs {
+    /// Write the archive to FILE instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Replace FILE where it exists
+    #[arg(long, requires = "output")]
+    force: bool,
+
+    /// Put the checkpoint in FILE into the archive instead of a new one
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+}
+
 /// Audits.
 ///
 /// # Errors
@@ -119,6 +146,7 @@ pub fn run(args: &AuditArgs, context: &Context<'_>) -> Result<AuditReport, Comma
         AuditCommand::Show(args) => show(args, context).map(AuditReport::Show),
         AuditCommand::Receipt(args) => receipt(args, context).map(AuditReport::Receipt),
         AuditCommand::Checkpoint(args) => checkpoint(args, context).map(AuditReport::Checkpoint),
+        AuditCommand::Export(args) => export(args, context).map(AuditReport::Export),
     }
 }
 
@@ -200,6 +228,32 @@ fn checkpoint(
     Ok(CheckpointReport { checkpoint, written: args.output.clone() })
 }
 
+fn export(args: &AuditExportArgs, context: &Context<'_>) -> Result<ExportReport, CommandError> {
+    let existing = Existing::of_force(args.force);
+    match &args.output {
+        Some(path) => new_file::check(path, existing)?,
+        None if io::stdout().is_terminal() => return Err(TerminalError.into()),
+        None => {}
+    }
+    let checkpoint = match &args.checkpoint {
+        Some(path) => read_envelope(path)?,
+        None => context.launcher()?.checkpoint()?,
+    };
+    let notaries = trust::own_notaries(&context.notary_dir()?)?;
+    // Opened last: it has the row of the checkpoint, and everything before.
+    let reader = Reader::open(&context.ledger_dir()?)?;
+    let exported = match &args.output {
+        Some(path) => {
+            let mut file = NewFile::create(path)?;
+            let exported = reader.export(&notaries, &checkpoint, &mut file)?;
+            file.keep(existing)?;
+            exported
+        }
+        None => reader.export(&notaries, &checkpoint, &mut context.ui().raw_output())?,
+    };
+    Ok(ExportReport { exported, written: args.output.clone() })
+}
+
 /// What one of the audits found.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
@@ -212,6 +266,8 @@ pub enum AuditReport {
     Receipt(Box<ReceiptReport>),
     #[expect(missing_docs, reason = "named like its command")]
     Checkpoint(CheckpointReport),
+    #[expect(missing_docs, reason = "named like its command")]
+    Export(ExportReport),
 }
 
 impl Report for AuditReport {
@@ -219,7 +275,9 @@ impl Report for AuditReport {
         match self {
             Self::Verify(verdict) => exit_of(verdict.outcome),
             Self::Receipt(report) if !report.signed => Exit::UnknownSigner,
-            Self::Show(_) | Self::Receipt(_) | Self::Checkpoint(_) => Exit::Success,
+            Self::Show(_) | Self::Receipt(_) | Self::Checkpoint(_) | Self::Export(_) => {
+                Exit::Success
+            }
         }
     }
 
@@ -229,6 +287,7 @@ impl Report for AuditReport {
             Self::Show(report) => report.rows.iter().try_for_each(|row| render_row(row, out)),
             Self::Receipt(report) => report.render(out),
             Self::Checkpoint(report) => report.render(out),
+            Self::Export(report) => report.render(out),
         }
     }
 
@@ -238,6 +297,15 @@ impl Report for AuditReport {
             Self::Receipt(report) => write_line(&report.found.envelope, out),
             Self::Checkpoint(report) => write_line(&report.checkpoint, out),
             Self::Verify(verdict) => write_line(verdict, out),
+            Self::Export(report) => write_line(report, out),
+        }
+    }
+
+    fn json_stream(&self) -> Stream {
+        match self {
+            // Standard output has the archive.
+            Self::Export(ExportReport { written: None, .. }) => Stream::Error,
+            _ => Stream::Output,
         }
     }
 }
@@ -314,6 +382,7 @@ fn render_row(row: &Row, out: &mut dyn Write) -> io::Result<()> {
             format!("{} from number {}", counted(count, "signature"), signed.first)
         }
         Event::Receipt(receipt) => receipt_summary(&receipt.envelope),
+        Event::Shredded(shredded) => shred_summary(&shredded.envelope),
         Event::Checkpoint(_) => String::new(),
         Event::Notary(notary) => notary.key_id.to_string(),
         _ => members(&event),
@@ -327,6 +396,17 @@ fn receipt_summary(envelope: &Envelope) -> String {
             let receipt = statement.predicate();
             let fate = receipt_text::fate(receipt.key.fate);
             format!("{fate}, {}", counted(receipt.signatures.count, "signature"))
+        }
+        Err(_) => "not a receipt".into(),
+    }
+}
+
+fn shred_summary(envelope: &Envelope) -> String {
+    match Statement::<ShredReceipt>::parse_unverified(envelope) {
+        Ok(statement) => {
+            let receipt = statement.predicate();
+            let (name, pid) = (&receipt.process.name, receipt.process.pid);
+            format!("process {pid} ({name}): {}", name_of(receipt.fate))
         }
         Err(_) => "not a receipt".into(),
     }
@@ -405,6 +485,35 @@ impl CheckpointReport {
             Some(path) => writeln!(out, "checkpoint → {}", path.display()),
             None => write_line(&self.checkpoint, out),
         }
+    }
+}
+
+/// What was exported and where to.
+#[derive(Debug, Serialize)]
+pub struct ExportReport {
+    #[serde(flatten)]
+    exported: Exported,
+    written: Option<PathBuf>,
+}
+
+impl ExportReport {
+    fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Some(path) = &self.written else { return Ok(()) };
+        let Exported { ledger, rows, segments, notary_keys, .. } = &self.exported;
+        let (rows, segments) = (counted(*rows, "row"), counted(*segments, "segment"));
+        writeln!(out, "ledger {ledger}: {rows} in {segments} → {}", path.display())?;
+        notary_keys.iter().try_for_each(|key| writeln!(out, "notary key {key}"))
+    }
+}
+
+/// An archive is no text.
+#[derive(Debug, thiserror::Error)]
+#[error("an archive is not for a terminal")]
+struct TerminalError;
+
+impl Coded for TerminalError {
+    fn code(&self) -> &'static str {
+        "export.terminal"
     }
 }
 

@@ -2,10 +2,13 @@
 
 pub mod audit;
 pub mod completions;
+pub mod doctor;
 pub mod man;
 pub mod notary;
 pub mod plan;
 pub mod ps;
 pub mod run;
+pub mod shred;
 pub mod sign;
+pub mod stop;
 pub mod verify;

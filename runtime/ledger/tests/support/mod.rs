@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use evanesce_ledger::receipt::*;
 use evanesce_ledger::row::*;
+use evanesce_ledger::shred::*;
 use evanesce_ledger::{
-    Appended, Envelope, Ledger, LedgerId, NotaryKey, P256Signature, Setup, Timestamp, Verdict,
-    VerifyOptions, verify,
+    AppendError, Appended, Envelope, Ledger, LedgerId, NotaryKey, P256Signature, Setup, Timestamp,
+    Verdict, VerifyOptions, verify,
 };
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
@@ -252,4 +253,49 @@ pub(crate) fn fill(ledger: &mut Ledger, notary: &TestNotary, rows: u64, signed: 
         life.end(ledger, notary);
         written += signed + 4;
     }
+}
+
+/// Appends the receipt of a process that was shredded and left `left` behind.
+pub(crate) fn append_shredded(
+    ledger: &mut Ledger,
+    notary: &TestNotary,
+    left: LeftPages,
+    fate: ShredFate,
+) {
+    let mut writer = ledger.lock().unwrap();
+    let receipt = |ledger| ShredReceipt {
+        ledger,
+        process: ShreddedProcess {
+            pid: 4711,
+            start_time: 123_456,
+            boot_id: "7d0c2a4e-0a52-4a4e-9b69-8f1f0a5c3f11".into(),
+            name: "python3".into(),
+            uid: 1000,
+        },
+        fate,
+        times: ShredTimes { stopped: at(1), ended: at(1) },
+        version: "0.1.0".into(),
+        statements: vec![],
+        unproven: vec![],
+        bytes_overwritten: 1_048_576,
+        pages_absent: 10,
+        pages_unmodified: 700,
+        left,
+        separation: Separation { notary: Apart::SameUid, workload: Apart::SameUid },
+        host: HostFacts {
+            kernel: "6.1.0".into(),
+            init_on_free: Known::No,
+            swap: Swap::None,
+            core_pattern: None,
+            kdump: Known::No,
+            hibernation: Known::No,
+            other: std::collections::BTreeMap::new(),
+        },
+    };
+    let appended = writer.append_after(at(1), |last, head| {
+        let receipt = receipt(LedgerHead { id: LEDGER, last, head });
+        let Ok(envelope) = receipt.sign(notary.key.id(), |bytes| notary.sign(bytes));
+        Ok::<_, AppendError>(Event::Shredded(ShreddedRow { envelope }))
+    });
+    appended.unwrap();
 }

@@ -1,0 +1,69 @@
+//! A host that can be asked.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// What checks may ask of a host.
+pub trait Host {
+    /// The bytes of a file.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`]; [`io::ErrorKind::NotFound`] where there is no such file.
+    fn read(&self, path: &str) -> io::Result<Vec<u8>>;
+
+    /// The names in a directory, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`io::Error`]; [`io::ErrorKind::NotFound`] where there is no such directory.
+    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+
+    /// Closes the cage of a worker that gets no key, and says what was found of it.
+    fn try_cage(&self) -> &CageTrial;
+}
+
+/// What came of closing a cage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CageTrial {
+    /// The cage holds: each claim by its stable name (`secret-pages`), with what was seen.
+    Holds(Vec<(String, String)>),
+    /// It does not, or no worker came up.
+    Refused {
+        /// The stable name of the reason, as errors have it: `worker.secret-pages`.
+        code: String,
+        /// The reason in one line.
+        message: String,
+    },
+}
+
+/// The files of the host that this process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LocalFiles;
+
+impl LocalFiles {
+    /// See [`Host::read`]; a file is read up to a limit of 1 MiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::read`].
+    pub fn read(self, path: &str) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// See [`Host::list`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::list`].
+    pub fn list(self, path: &str) -> io::Result<Vec<String>> {
+        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
+        fs::read_dir(Path::new(path))?.map(|entry| entry.map(name)).collect()
+    }
+}
+
+/// A kernel's configuration has 300 KiB.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;

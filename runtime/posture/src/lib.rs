@@ -1,0 +1,27 @@
+//! What a host can and cannot promise to keys, asked of the host itself.
+//!
+//! Start at [`examine`]: it puts every check of [`CHECKS`] to a [`Host`] and returns what was
+//! found. A check reads and decides; it changes nothing and needs no privilege.
+//!
+//! # What this crate promises
+//!
+//! | claim | kept by | shown by |
+//! |---|---|---|
+//! | what cannot be read is unknown, and never taken to hold | [`Verdict`] has three values | the table in `checks.rs` |
+//! | a check depends on the host's answers alone | they come through the [`Host`] trait | the same table, on a host of texts |
+//! | the walls of a cage are tried, not guessed from versions | [`Host::try_cage`] closes a real one | `runtime/launcher/src/trial.rs` |
+//!
+//! # What it does not promise
+//!
+//! A host can lie to those who run on it. Only evidence that its hardware signed says more.
+
+#![forbid(unsafe_code)]
+
+mod checks;
+mod finding;
+mod host;
+mod kernel_config;
+
+pub use checks::{CHECKS, Check, LOCKED_BYTES_NEEDED, examine};
+pub use finding::{Answer, Finding, Need, Verdict};
+pub use host::{CageTrial, Host, LocalFiles};
