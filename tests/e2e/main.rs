@@ -6,6 +6,7 @@
 
 mod architecture;
 mod bad_input;
+mod degraded;
 mod ends;
 mod hostile;
 mod many;

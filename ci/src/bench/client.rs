@@ -13,6 +13,7 @@ use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
 pub(super) struct Client {
     stream: UnixStream,
     frames: Frames,
+    buffer: [u8; 1024],
     key: Vec<u8>,
     requests_count: u64,
 }
@@ -22,7 +23,8 @@ impl Client {
         let stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let mut client = Self { stream, frames: Frames::default(), key: vec![], requests_count: 0 };
+        let (frames, buffer) = (Frames::default(), [0; 1024]);
+        let mut client = Self { stream, frames, buffer, key: vec![], requests_count: 0 };
         client.stream.write_all(&request::identities())?;
         let Response::Identities(keys) = client.answer()? else {
             return Err(io::Error::other("the agent does not list its keys"));
@@ -71,14 +73,13 @@ impl Client {
     }
 
     fn answer(&mut self) -> io::Result<Response> {
-        let mut buffer = [0; 4096];
         loop {
             if let Some(frame) = self.frames.next_frame().map_err(io::Error::other)? {
                 return Response::parse(frame).map_err(io::Error::other);
             }
-            match self.stream.read(&mut buffer)? {
+            match self.stream.read(&mut self.buffer)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                bytes => self.frames.push(&buffer[..bytes]),
+                bytes => self.frames.push(&self.buffer[..bytes]),
             }
         }
     }

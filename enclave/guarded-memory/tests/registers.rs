@@ -7,12 +7,12 @@ mod common;
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 use std::mem::offset_of;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use common::{alone, fork, wait};
 use evanesce_guarded_memory::registers::{
-    PATTERN, VectorState, quiesce, quiesce_and_poll, vector_state,
+    PATTERN, VectorState, quiesce, quiesce_and_poll, quiesce_and_wait, vector_state,
 };
 
 /// Stands for eight bytes of a key.
@@ -34,6 +34,32 @@ fn a_poll_returns_what_ppoll_returns() {
 
     let too_long = Some(Duration::from_secs(u64::MAX));
     assert_eq!(quiesce_and_poll(&mut fds, too_long).unwrap(), 1);
+}
+
+#[test]
+fn a_wait_returns_what_epoll_pwait_returns() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let set = epoll_of(reader.as_raw_fd());
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+
+    assert!(quiesce_and_wait(set.as_fd(), &mut events, Some(Duration::ZERO)).unwrap().is_empty());
+    drop(writer);
+    let came = quiesce_and_wait(set.as_fd(), &mut events, None).unwrap();
+    assert_eq!(came.len(), 1);
+    assert_eq!({ came[0].u64 }, 7);
+    assert_eq!(quiesce_and_wait(set.as_fd(), &mut [], None).unwrap_err().raw_os_error(), Some(22));
+}
+
+/// A set with one descriptor, named 7.
+fn epoll_of(descriptor: i32) -> OwnedFd {
+    // SAFETY: makes a descriptor.
+    let set = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+    let mut event = libc::epoll_event { events: libc::EPOLLIN.cast_unsigned(), u64: 7 };
+    // SAFETY: both descriptors are open, and the event is valid for the call.
+    let added = unsafe { libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, descriptor, &raw mut event) };
+    assert_eq!(added, 0);
+    // SAFETY: the descriptor was just made and is nobody else's.
+    unsafe { OwnedFd::from_raw_fd(set) }
 }
 
 #[test]
@@ -73,11 +99,33 @@ fn a_save_area_that_held_a_key_keeps_it_after_zeroing_but_not_after_quiescing() 
 #[test]
 fn a_thread_that_waits_has_the_pattern_in_every_register_that_can_hold_a_key() {
     let _alone = alone();
-    let waiting = state_in_ppoll(|| {
+    let waiting = state_in(libc::SYS_ppoll, || {
         plant();
         quiesce_and_poll(&mut [], None)
     });
+    assert_pattern_and_zero(&waiting);
+    for (name, value) in [
+        ("r10", waiting.general.r10),
+        ("rsi, the number of descriptors", waiting.general.rsi),
+        ("rdx, no timeout", waiting.general.rdx),
+    ] {
+        assert_eq!(value, 0, "{name}");
+    }
 
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let set = epoll_of(reader.as_raw_fd());
+    let waiting = state_in(libc::SYS_epoll_pwait, || {
+        plant();
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 4];
+        quiesce_and_wait(set.as_fd(), &mut events, None).map(<[_]>::len)
+    });
+    assert_pattern_and_zero(&waiting);
+    assert_eq!(waiting.general.rdx, 4, "the number of events");
+    assert_eq!(waiting.general.r10, u64::from(u32::MAX), "no timeout");
+}
+
+/// The pattern in every vector and mask register, zero in the general ones that no call needs.
+fn assert_pattern_and_zero(waiting: &WaitingState) {
     assert_eq!(count_planted(&waiting.extended), 0);
     for (name, range) in vector_components() {
         let component = &waiting.extended[range];
@@ -96,13 +144,10 @@ fn a_thread_that_waits_has_the_pattern_in_every_register_that_can_hold_a_key() {
         ("rbp", general.rbp),
         ("r8", general.r8),
         ("r9", general.r9),
-        ("r10", general.r10),
         ("r12", general.r12),
         ("r13", general.r13),
         ("r14", general.r14),
         ("r15", general.r15),
-        ("rsi, the number of descriptors", general.rsi),
-        ("rdx, no timeout", general.rdx),
     ] {
         assert_eq!(value, 0, "{name}");
     }
@@ -114,7 +159,7 @@ fn a_thread_that_waits_has_the_pattern_in_every_register_that_can_hold_a_key() {
 #[test]
 fn a_thread_that_waits_without_quiescing_shows_what_it_computed_with() {
     let _alone = alone();
-    let waiting = state_in_ppoll(|| {
+    let waiting = state_in(libc::SYS_ppoll, || {
         plant();
         // SAFETY: waits for ever on no descriptor at all, without a mask.
         unsafe { libc::syscall(libc::SYS_ppoll, 0, 0, 0, 0, 0) }
@@ -133,8 +178,8 @@ struct WaitingState {
     extended: Vec<u8>,
 }
 
-/// Runs `body` in a traced child until it enters ppoll(2), and takes its registers there.
-fn state_in_ppoll<R>(body: impl FnOnce() -> R) -> WaitingState {
+/// Runs `body` in a traced child until it enters a system call, and takes its registers there.
+fn state_in<R>(call: libc::c_long, body: impl FnOnce() -> R) -> WaitingState {
     let child = fork(|| {
         trace(libc::PTRACE_TRACEME, 0, 0, 0);
         // SAFETY: stops the process until the parent has looked.
@@ -151,7 +196,7 @@ fn state_in_ppoll<R>(body: impl FnOnce() -> R) -> WaitingState {
         assert!(libc::WIFSTOPPED(status), "the child ended: {status:#x}");
         assert_eq!(libc::WSTOPSIG(status), libc::SIGTRAP | 0x80, "not a system call");
         let general = general_registers(child);
-        if general.orig_rax == u64::try_from(libc::SYS_ppoll).unwrap() {
+        if general.orig_rax == u64::try_from(call).unwrap() {
             break WaitingState { general, extended: extended_registers(child) };
         }
     };

@@ -23,7 +23,7 @@ use crate::watch::Watch;
 pub(crate) const CALL_STACK_BYTES: usize = WASM_STACK_BYTES + HOST_FRAMES_BYTES;
 
 /// Bytes of [`CALL_STACK_BYTES`] for frames that are not the guest's.
-const HOST_FRAMES_BYTES: usize = 8 * 1024;
+const HOST_FRAMES_BYTES: usize = 4 * 1024;
 
 /// Bytes of the whole guarded stack.
 const STACK_BYTES: usize = 2 * CALL_STACK_BYTES;

@@ -15,7 +15,7 @@ pub(crate) const MEMORY_GUARD_BYTES: u64 = 1 << 25;
 
 /// Bytes of native stack that guest code may use. Every compiled function compares the stack
 /// pointer with this limit before it makes its frame, and traps.
-pub(crate) const WASM_STACK_BYTES: usize = 8 * 1024;
+pub(crate) const WASM_STACK_BYTES: usize = 4 * 1024;
 
 /// The one platform that the artefact is made for.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -1,6 +1,6 @@
 //! One client of the agent socket: bytes in, bytes out, never waiting.
 
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use evanesce_protocol::agent::{FrameTooLong, Frames};
 use rustix::io::Errno;
@@ -84,8 +84,9 @@ impl Connection {
         !self.is_sending() && self.frames.is_ready()
     }
 
-    pub(crate) fn raw(&self) -> RawFd {
-        self.socket.as_raw_fd()
+    /// Where it is.
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 }
 

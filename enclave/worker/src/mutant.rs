@@ -56,10 +56,10 @@ impl Leak {
 }
 
 #[cfg(not(feature = "danger-leak-register"))]
-pub(crate) use evanesce_guarded_memory::registers::quiesce_and_poll;
+pub(crate) use evanesce_guarded_memory::registers::quiesce_and_wait;
 
 #[cfg(feature = "danger-leak-register")]
-pub(crate) use waiting::quiesce_and_poll;
+pub(crate) use waiting::quiesce_and_wait;
 
 /// Waiting with the seed in `xmm6` and `xmm7` instead of the public pattern.
 #[cfg(feature = "danger-leak-register")]
@@ -68,6 +68,7 @@ mod waiting {
 
     use std::arch::asm;
     use std::io;
+    use std::os::fd::{AsRawFd as _, BorrowedFd};
     use std::sync::atomic::{AtomicPtr, Ordering};
     use std::time::Duration;
 
@@ -75,32 +76,29 @@ mod waiting {
 
     pub(crate) static SEED: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 
-    pub(crate) fn quiesce_and_poll(
-        fds: &mut [libc::pollfd],
+    pub(crate) fn quiesce_and_wait<'e>(
+        epoll: BorrowedFd<'_>,
+        events: &'e mut [libc::epoll_event],
         timeout: Option<Duration>,
-    ) -> io::Result<usize> {
+    ) -> io::Result<&'e [libc::epoll_event]> {
         let seed = SEED.load(Ordering::Relaxed);
         if seed.is_null() {
-            return registers::quiesce_and_poll(fds, timeout);
+            return registers::quiesce_and_wait(epoll, events, timeout);
         }
-        let mut timespec = timeout.map(|timeout| libc::timespec {
-            tv_sec: timeout.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        });
-        let timespec = timespec.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
         let answer: i64;
-        // SAFETY: reads 32 bytes of a live region and makes one ppoll(2) with valid arguments.
+        // SAFETY: reads 32 bytes of a live region and makes one epoll_pwait(2), with valid
+        // arguments and without a mask.
         unsafe {
             asm!(
                 "movdqu xmm6, [{seed}]",
                 "movdqu xmm7, [{seed} + 16]",
                 "syscall",
                 seed = in(reg) seed,
-                inlateout("rax") libc::SYS_ppoll => answer,
-                in("rdi") fds.as_mut_ptr(),
-                in("rsi") fds.len(),
-                in("rdx") timespec,
-                in("r10") 0,
+                inlateout("rax") libc::SYS_epoll_pwait => answer,
+                in("rdi") i64::from(epoll.as_raw_fd()),
+                in("rsi") events.as_mut_ptr(),
+                in("rdx") events.len(),
+                in("r10") timeout.map_or(-1, |_| 0_i64),
                 in("r8") 0,
                 out("xmm6") _,
                 out("xmm7") _,
@@ -108,7 +106,9 @@ mod waiting {
                 lateout("r11") _,
             );
         }
-        usize::try_from(answer)
-            .map_err(|_| io::Error::from_raw_os_error(i32::try_from(-answer).unwrap_or(libc::EIO)))
+        let came = usize::try_from(answer).map_err(|_| {
+            io::Error::from_raw_os_error(i32::try_from(-answer).unwrap_or(libc::EIO))
+        })?;
+        Ok(&events[..came])
     }
 }

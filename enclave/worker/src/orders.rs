@@ -3,11 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
+use evanesce_guarded_memory::registers::quiesce_and_poll;
 use evanesce_protocol::channel::{Channel, Received};
 use evanesce_protocol::control::Refused;
 use serde::de::DeserializeOwned;
-
-use crate::mutant::quiesce_and_poll;
 
 /// Waits for the next order; `None` when the launcher is gone or talks nonsense, which is the same
 /// to a worker.

@@ -37,7 +37,8 @@ pub enum When {
 
 /// Everything a caged worker may ask of the kernel.
 pub const RULES: &[Rule] = &[
-    allow(libc::SYS_ppoll, "ppoll", &[], "waits for orders, clients, time and the kill switch"),
+    allow(libc::SYS_epoll_pwait, "epoll_pwait", &[], "waits for all that a service is served by"),
+    allow(libc::SYS_ppoll, "ppoll", &[], "waits for orders; clears registers before an end"),
     allow(libc::SYS_read, "read", &[], "reads clients, the key file, timers and smaps"),
     allow(libc::SYS_write, "write", &[], "answers clients, appends to the journal"),
     allow(libc::SYS_close, "close", &[], "closes connections and files that were read"),
@@ -50,6 +51,8 @@ pub const RULES: &[Rule] = &[
         &[When::Is(1, libc::SOL_SOCKET), When::Is(2, libc::SO_PEERCRED)],
         "asks which user a client is",
     ),
+    allow(libc::SYS_epoll_create1, "epoll_create1", &[], "makes the set that a service waits for"),
+    allow(libc::SYS_epoll_ctl, "epoll_ctl", &[], "adds clients to it, and what to wait for"),
     allow(libc::SYS_timerfd_create, "timerfd_create", &[], "makes the clock of the time to live"),
     allow(libc::SYS_getrandom, "getrandom", &[], "entropy for a key that is born here"),
     allow(libc::SYS_timerfd_settime, "timerfd_settime", &[], "starts the time to live"),
@@ -102,6 +105,7 @@ pub const RULES: &[Rule] = &[
     ),
     allow(libc::SYS_timer_delete, "timer_delete", &[], "ends the watch over the signer's calls"),
     allow(libc::SYS_rt_sigreturn, "rt_sigreturn", &[], "leaves the watch's look at a running call"),
+    allow(libc::SYS_getpid, "getpid", &[], "names itself to end itself"),
     allow(
         libc::SYS_kill,
         "kill",

@@ -4,8 +4,10 @@
 //! clock and the kill switch before it looks at clients, so that an order is never later than one
 //! signature. A turn answers at most one request of each client.
 
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use evanesce_protocol::PublicKey;
 use evanesce_protocol::agent::{Request, response};
@@ -14,6 +16,7 @@ use evanesce_protocol::commitment::{self, RequestCommitment};
 use evanesce_protocol::control::{Refused, Serve, SignerOrder, WipeCause};
 use evanesce_protocol::limits::AGENT_CONNECTIONS_MAX;
 use evanesce_wasm_host::{Loaded, Signer};
+use rustix::event::epoll::{self, EventFlags};
 use rustix::fs::inotify;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with, sockopt::socket_peercred};
@@ -23,9 +26,9 @@ use rustix::time::{
 };
 use ssh_encoding::Encode as _;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Gone};
 use crate::journal::Journal;
-use crate::mutant::quiesce_and_poll;
+use crate::mutant::quiesce_and_wait;
 
 /// What ended the service.
 #[derive(Debug)]
@@ -70,6 +73,8 @@ pub(crate) struct Service {
     kill_switch: Option<OwnedFd>,
     /// Never armed where there is no time to live.
     timer: OwnedFd,
+    /// Everything that is waited for.
+    watched: Watched,
     connections: Vec<Connection>,
     commitment: RequestCommitment,
 }
@@ -95,6 +100,11 @@ impl Service {
             let refused = Refused::Cage { step: "time to live".into(), errno: 0 };
             return Err(Box::new(Unserved { signer, refused }));
         };
+        let always = [Some(&timer), Some(&descriptors.listener), descriptors.kill_switch.as_ref()];
+        let Ok(watched) = Watched::new(always.into_iter().flatten()) else {
+            let refused = Refused::Cage { step: "waiting".into(), errno: 0 };
+            return Err(Box::new(Unserved { signer, refused }));
+        };
         let public_key = signer.public_key();
         Ok(Self {
             plain_key: ssh_public_key(&public_key),
@@ -105,6 +115,7 @@ impl Service {
             journal: Journal::new(descriptors.journal),
             kill_switch: descriptors.kill_switch,
             timer,
+            watched,
             connections: Vec::new(),
         })
     }
@@ -112,9 +123,15 @@ impl Service {
     /// Serves until something ends it, and gives the signer back to be wiped.
     pub(crate) fn run(mut self, channel: &mut Channel) -> (Signer<Loaded>, RequestCommitment, End) {
         let mut turn = Turn::default();
-        let end = loop {
-            if let Some(end) = self.turn(channel, &mut turn) {
-                break end;
+        let end = match self.watched.add(&*channel) {
+            Ok(()) => loop {
+                if let Some(end) = self.turn(channel, &mut turn) {
+                    break end;
+                }
+            },
+            Err(errno) => {
+                let errno = errno.raw_os_error();
+                End::Refused(Refused::Cage { step: "waiting".into(), errno })
             }
         };
         self.abandon(end)
@@ -127,68 +144,63 @@ impl Service {
 
     /// One turn of the loop; `Some` when it was the last.
     fn turn(&mut self, channel: &mut Channel, turn: &mut Turn) -> Option<End> {
-        self.watch(channel, turn);
         let timeout = self.connections.iter().any(Connection::is_ready).then_some(NOW);
-        match quiesce_and_poll(&mut turn.descriptors, timeout) {
-            Ok(_) => {}
+        let came = match self.watched.wait(&mut turn.events, timeout) {
+            Ok(came) => came,
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => return None,
-            Err(error) => panic!("ppoll on our own descriptors failed: {error}"),
-        }
-        if turn.has_event(CONTROL) {
+            Err(error) => panic!("epoll_pwait on our own descriptors failed: {error}"),
+        };
+        let has_event = |fd: &dyn AsRawFd| came.iter().any(|event| event.u64 == name_of(fd));
+        if has_event(&channel.as_fd()) {
             return Some(match channel.receive::<SignerOrder>() {
                 Ok(order) if order.message == SignerOrder::Wipe => End::Wipe(WipeCause::Ordered),
                 Ok(_) => End::Refused(Refused::Order { order: "while serving".into() }),
                 Err(_) => End::LauncherLost,
             });
         }
-        if turn.has_event(TIMER) {
+        if has_event(&self.timer) {
             return Some(End::Wipe(WipeCause::TimeToLive));
         }
-        if turn.has_event(KILL_SWITCH) && self.kill_switch_is_set() {
+        if self.kill_switch.as_ref().is_some_and(|fd| has_event(fd)) && self.kill_switch_is_set() {
             return Some(End::Wipe(WipeCause::KillSwitch));
         }
-        let end = self.answer_clients(turn);
-        if turn.has_event(LISTENER) {
+        let end = self.answer_clients(came, &mut turn.buffer);
+        if has_event(&self.listener) {
             self.accept();
         }
         end
     }
 
-    /// Lists what the next turn waits for. The order of the first four is that of the constants.
-    fn watch(&self, channel: &Channel, turn: &mut Turn) {
-        let kill_switch = self.kill_switch.as_ref().map_or(NOBODY, |fd| fd.as_raw_fd());
-        let has_room = self.connections.len() < AGENT_CONNECTIONS_MAX;
-        let listener = if has_room { self.listener.as_raw_fd() } else { NOBODY };
-        turn.descriptors.clear();
-        turn.descriptors.extend(
-            [channel.as_fd().as_raw_fd(), self.timer.as_raw_fd(), kill_switch, listener]
-                .map(|fd| pollfd(fd, libc::POLLIN)),
-        );
-        turn.descriptors.extend(self.connections.iter().map(|client| {
-            pollfd(client.raw(), if client.is_sending() { libc::POLLOUT } else { libc::POLLIN })
-        }));
-    }
-
     /// Reads, answers and sends, for each client what it is ready for.
-    fn answer_clients(&mut self, turn: &mut Turn) -> Option<End> {
+    fn answer_clients(&mut self, came: &[libc::epoll_event], buffer: &mut [u8]) -> Option<End> {
         let mut end = None;
         let mut clients = std::mem::take(&mut self.connections);
-        let mut events = turn.descriptors[CLIENTS..].iter().map(|watched| watched.revents != 0);
+        let clients_count = clients.len();
         clients.retain_mut(|client| {
-            let has_event = events.next().is_some_and(|event| event);
+            let has_event = came.iter().any(|event| event.u64 == name_of(client.socket()));
             if end.is_some() || !(has_event || client.is_ready()) {
                 return true;
             }
-            let served = self.serve(client, has_event, &mut turn.buffer);
+            let was_sending = client.is_sending();
+            let served = self.serve(client, has_event, buffer).and_then(|ended| {
+                if client.is_sending() != was_sending {
+                    self.watched.turn_round(client)?;
+                }
+                Ok(ended)
+            });
             match served {
                 Ok(ended) => {
                     end = ended;
                     true
                 }
-                Err(crate::connection::Gone) => false,
+                Err(Gone) => false,
             }
         });
         self.connections = clients;
+        // A socket that is closed leaves the set by itself.
+        if clients_count == AGENT_CONNECTIONS_MAX && self.connections.len() < clients_count {
+            self.watched.resume(&self.listener);
+        }
         end
     }
 
@@ -197,7 +209,7 @@ impl Service {
         client: &mut Connection,
         has_event: bool,
         buffer: &mut [u8],
-    ) -> Result<Option<End>, crate::connection::Gone> {
+    ) -> Result<Option<End>, Gone> {
         if has_event {
             match client.is_sending() {
                 true => client.flush()?,
@@ -299,8 +311,11 @@ impl Service {
         };
         let of_user =
             socket_peercred(&socket).is_ok_and(|peer| peer.uid.as_raw() == self.terms.client_uid);
-        if of_user {
+        if of_user && self.watched.add(&socket).is_ok() {
             self.connections.push(Connection::new(socket));
+            if self.connections.len() == AGENT_CONNECTIONS_MAX {
+                self.watched.pause(&self.listener);
+            }
         }
     }
 
@@ -329,22 +344,72 @@ impl Service {
 }
 
 /// What one turn of the loop works with, kept to be used again.
-#[derive(Debug)]
 struct Turn {
-    descriptors: Vec<libc::pollfd>,
+    events: [libc::epoll_event; EVENTS_MAX],
     buffer: Vec<u8>,
 }
 
 impl Default for Turn {
     fn default() -> Self {
-        Self { descriptors: Vec::new(), buffer: vec![0; READ_BYTES] }
+        let none = libc::epoll_event { events: 0, u64: 0 };
+        Self { events: [none; EVENTS_MAX], buffer: vec![0; READ_BYTES] }
     }
 }
 
-impl Turn {
-    fn has_event(&self, index: usize) -> bool {
-        self.descriptors[index].revents != 0
+/// The descriptors that are waited for, each by its number.
+#[derive(Debug)]
+struct Watched {
+    epoll: OwnedFd,
+}
+
+impl Watched {
+    fn new<'d>(always: impl Iterator<Item = &'d OwnedFd>) -> Result<Self, Errno> {
+        let watched = Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? };
+        for descriptor in always {
+            watched.add(descriptor)?;
+        }
+        Ok(watched)
     }
+
+    /// Waits for it to become readable, from now on.
+    fn add(&self, descriptor: impl AsFd) -> Result<(), Errno> {
+        let descriptor = descriptor.as_fd();
+        let name = epoll::EventData::new_u64(name_of(&descriptor));
+        epoll::add(&self.epoll, descriptor, name, EventFlags::IN)
+    }
+
+    /// Waits for the client to take bytes while there are any for it, else for it to send some.
+    fn turn_round(&self, client: &Connection) -> Result<(), Gone> {
+        let wanted = if client.is_sending() { EventFlags::OUT } else { EventFlags::IN };
+        self.change(client.socket(), wanted).map_err(|_| Gone)
+    }
+
+    /// Leaves those who want to connect in the queue.
+    fn pause(&self, listener: &OwnedFd) {
+        self.change(listener, EventFlags::empty()).expect("the listener is in the set");
+    }
+
+    fn resume(&self, listener: &OwnedFd) {
+        self.change(listener, EventFlags::IN).expect("the listener is in the set");
+    }
+
+    fn change(&self, descriptor: &OwnedFd, wanted: EventFlags) -> Result<(), Errno> {
+        let name = epoll::EventData::new_u64(name_of(descriptor));
+        epoll::modify(&self.epoll, descriptor, name, wanted)
+    }
+
+    fn wait<'e>(
+        &self,
+        events: &'e mut [libc::epoll_event],
+        timeout: Option<Duration>,
+    ) -> io::Result<&'e [libc::epoll_event]> {
+        quiesce_and_wait(self.epoll.as_fd(), events, timeout)
+    }
+}
+
+/// What a descriptor is called in [`Watched`]: its number, which nothing else has while it is open.
+fn name_of(descriptor: &dyn AsRawFd) -> u64 {
+    u64::from(descriptor.as_raw_fd().cast_unsigned())
 }
 
 /// A timer of `CLOCK_BOOTTIME`, which goes on while the machine sleeps, armed for the time to live.
@@ -372,21 +437,10 @@ fn ssh_public_key(key: &PublicKey) -> Vec<u8> {
     bytes
 }
 
-const fn pollfd(fd: RawFd, events: libc::c_short) -> libc::pollfd {
-    libc::pollfd { fd, events, revents: 0 }
-}
+/// Every client, and what is waited for besides: launcher, time, kill switch and listener.
+const EVENTS_MAX: usize = AGENT_CONNECTIONS_MAX + 4;
 
-/// Positions in [`Turn::descriptors`]; the clients follow.
-const CONTROL: usize = 0;
-const TIMER: usize = 1;
-const KILL_SWITCH: usize = 2;
-const LISTENER: usize = 3;
-const CLIENTS: usize = 4;
-
-/// What poll(2) skips.
-const NOBODY: RawFd = -1;
-
-const NOW: std::time::Duration = std::time::Duration::ZERO;
+const NOW: Duration = Duration::ZERO;
 
 /// Bytes read from a client at a time: an SSHSIG request has about 600.
 const READ_BYTES: usize = 16 * 1024;

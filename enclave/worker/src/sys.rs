@@ -21,13 +21,16 @@ pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
 }
 
 /// Blocks every signal that can be blocked, but for SIGXCPU, by which the signer's watch ends a
-/// guest that does not come back. Faults are still delivered: they are synchronous.
+/// guest that does not come back, and SIGABRT, by which a worker ends itself once it has wiped.
+/// Faults are still delivered: they are synchronous.
 pub(crate) fn block_signals() -> io::Result<()> {
     let mut all = std::mem::MaybeUninit::uninit();
     // SAFETY: sigfillset(3) writes a whole signal set to the place it is given.
     check(unsafe { libc::sigfillset(all.as_mut_ptr()) }.into())?;
     // SAFETY: the set was initialised above.
     check(unsafe { libc::sigdelset(all.as_mut_ptr(), libc::SIGXCPU) }.into())?;
+    // SAFETY: the set was initialised above.
+    check(unsafe { libc::sigdelset(all.as_mut_ptr(), libc::SIGABRT) }.into())?;
     // SAFETY: the set was initialised above; no old set is asked for.
     check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut()) }.into())
 }

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::{
-    Apart, Cause, Claim, CommandEnd, KeyFate, Observer, ScrubMethod, ScrubStatement,
+    Apart, Cause, Claim, CommandEnd, KeyFate, Observer, ScrubMethod, ScrubStatement, Separation,
 };
 use evanesce_protocol::KeyOrigin;
+use evanesce_protocol::smaps::Backing;
 use serde::Serialize;
 
 use crate::ui::{BAD, FAINT, GOOD, UNSURE};
@@ -55,8 +56,18 @@ pub fn write(receipt: &Receipt, row: u64, out: &mut dyn Write) -> io::Result<()>
         out,
         "receipt   row {row} of the ledger, workload {} {FAINT}(notary: {}){FAINT:#}",
         receipt.workload,
-        apart(receipt.separation.notary),
+        notary(&receipt.separation),
     )
+}
+
+/// The words for a receipt's notary: how far away it was, and what held its key.
+fn notary(separation: &Separation) -> String {
+    let apart = apart(separation.notary);
+    match separation.notary_memory {
+        Some(Backing::SecretPages) | None => apart.to_owned(),
+        Some(Backing::LockedPages) => format!("{apart}, its key in locked pages"),
+        Some(_) => format!("{apart}, its key in other pages"),
+    }
 }
 
 /// The words for a key's fate.

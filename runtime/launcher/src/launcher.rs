@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::claim::{self, ClaimError};
 use crate::installation::{DirectoryError, Installation};
-use crate::notary::{Notary, NotaryError};
+use crate::notary::{NO_TERMS, Notary, NotaryError};
 use crate::plan::Plan;
 use crate::recover::{self, RecoverError, Recovered};
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
@@ -100,7 +100,7 @@ impl Launcher {
     ///
     /// [`CheckpointError`] names the step.
     pub fn checkpoint(&self) -> Result<Envelope, CheckpointError> {
-        let mut notary = self.notary().open().map_err(Box::new)?;
+        let mut notary = self.notary().open(NO_TERMS).map_err(Box::new)?;
         let mut ledger = self.ledger.borrow_mut();
         let id = ledger.id();
         let mut writer = ledger.lock()?;

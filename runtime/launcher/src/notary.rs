@@ -19,11 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evanesce_ledger::notary::{NotaryRotation, ParseNotaryKeyError, ParseSignatureError};
+use evanesce_ledger::receipt::{Apart, Separation};
 use evanesce_ledger::row::NotaryRow;
 use evanesce_ledger::{
     AppendError, Envelope, Event, NewRow, NotaryKey, NotaryKeyId, P256Signature, ReadError, Reader,
 };
-use evanesce_protocol::control::{NotaryOrder, NotaryReport, Strength};
+use evanesce_protocol::control::{Backing, NotaryOrder, NotaryReport, Strength};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
@@ -78,7 +79,7 @@ impl<'a> Notary<'a> {
     ///
     /// [`NotaryError`] names the step.
     pub fn init(&self) -> Result<NotaryInfo, NotaryError> {
-        let session = self.open()?;
+        let session = self.open(NO_TERMS)?;
         let key = session.key.clone();
         session.close()?;
         self.info(key)
@@ -93,10 +94,10 @@ impl<'a> Notary<'a> {
         let lock = self.lock(FlockOperation::LockExclusive)?;
         self.settle()?;
         let mut old = match self.public_key()? {
-            Some(key) => self.spawn_for(key)?.ready()?,
+            Some(key) => self.spawn_for(key, NO_TERMS)?.ready()?,
             None => return Err(NotaryError::None),
         };
-        let new = self.create_next()?;
+        let new = self.create_next(NO_TERMS)?;
         let rotation = NotaryRotation {
             ledger: self.launcher.ledger_id(),
             retired: old.key.id(),
@@ -124,44 +125,40 @@ impl<'a> Notary<'a> {
     }
 
     /// Brings the key into a worker and waits until it can sign.
-    pub(crate) fn open(&self) -> Result<Session, NotaryError> {
-        self.spawn()?.ready()
+    pub(crate) fn open(&self, strength: Strength) -> Result<Session, NotaryError> {
+        self.spawn(strength)?.ready()
     }
 
     /// Starts a worker for the key and does not wait for it. The first use makes the key.
-    pub(crate) fn spawn(&self) -> Result<Starting, NotaryError> {
+    pub(crate) fn spawn(&self, strength: Strength) -> Result<Starting, NotaryError> {
         let lock = self.lock(FlockOperation::LockShared)?;
         if !self.directory.join(PUBLIC_NEXT).exists()
             && let Some(key) = self.public_key()?
         {
-            return self.spawn_for(key);
+            return self.spawn_for(key, strength);
         }
         drop(lock);
         let _lock = self.lock(FlockOperation::LockExclusive)?;
         self.settle()?;
         // Another launcher may have been faster.
         if let Some(key) = self.public_key()? {
-            return self.spawn_for(key);
+            return self.spawn_for(key, strength);
         }
-        let session = self.create_next()?;
+        let session = self.create_next(strength)?;
         self.append(&session.key, None)?;
         self.finish(&session.key)?;
         Ok(Starting::Ready(session))
     }
 
-    fn spawn_for(&self, key: NotaryKey) -> Result<Starting, NotaryError> {
+    fn spawn_for(&self, key: NotaryKey, strength: Strength) -> Result<Starting, NotaryError> {
         let file = key_file::open(&self.directory.join(PRIVATE))?;
-        let worker = self.spawn_worker()?;
-        Ok(Starting::Spawned { worker, file, key })
-    }
-
-    fn spawn_worker(&self) -> Result<Worker<NotaryRole>, NotaryError> {
-        Ok(Worker::spawn(&self.launcher.image, STRENGTH)?)
+        let worker = Worker::spawn(&self.launcher.image, strength)?;
+        Ok(Starting::Spawned { worker, strength, file, key })
     }
 
     /// Has a worker make a key under its `.next` names.
-    fn create_next(&self) -> Result<Session, NotaryError> {
-        let mut worker = self.spawn_worker()?;
+    fn create_next(&self, strength: Strength) -> Result<Session, NotaryError> {
+        let mut worker = Worker::spawn(&self.launcher.image, strength)?;
         let path = self.directory.join(PRIVATE_NEXT);
         let file = File::options()
             .write(true)
@@ -169,12 +166,12 @@ impl<'a> Notary<'a> {
             .mode(0o600)
             .open(&path)
             .map_err(|source| NotaryError::io(&path, source))?;
-        worker.await_cage(&EXPECTED)?;
+        let memory = worker.await_cage(&expected(strength))?.backing();
         worker.order(&NotaryOrder::Create, &[file.as_fd()])?;
         let key = loaded_key(&mut worker)?;
         file.sync_all().map_err(|source| NotaryError::io(&path, source))?;
         self.write(PUBLIC_NEXT, &key.to_pem())?;
-        Ok(Session { worker, key })
+        Ok(Session { worker, key, memory })
     }
 
     /// Appends the row from which on the key is known.
@@ -306,7 +303,7 @@ impl<'a> Notary<'a> {
 
 /// A notary's worker that may not be up yet.
 pub(crate) enum Starting {
-    Spawned { worker: Worker<NotaryRole>, file: File, key: NotaryKey },
+    Spawned { worker: Worker<NotaryRole>, strength: Strength, file: File, key: NotaryKey },
     Ready(Session),
 }
 
@@ -315,12 +312,12 @@ impl Starting {
     pub(crate) fn ready(self) -> Result<Session, NotaryError> {
         match self {
             Self::Ready(session) => Ok(session),
-            Self::Spawned { mut worker, file, key } => {
-                worker.await_cage(&EXPECTED)?;
+            Self::Spawned { mut worker, strength, file, key } => {
+                let memory = worker.await_cage(&expected(strength))?.backing();
                 worker.order(&NotaryOrder::Load, &[file.as_fd()])?;
                 let found = loaded_key(&mut worker)?;
                 match found == key {
-                    true => Ok(Session { worker, key }),
+                    true => Ok(Session { worker, key, memory }),
                     false => Err(NotaryError::OtherKey { expected: key.id(), found: found.id() }),
                 }
             }
@@ -342,9 +339,20 @@ fn loaded_key(worker: &mut Worker<NotaryRole>) -> Result<NotaryKey, NotaryError>
 pub(crate) struct Session {
     worker: Worker<NotaryRole>,
     key: NotaryKey,
+    memory: Backing,
 }
 
 impl Session {
+    /// How far this key is from workloads, for their receipts: this launcher starts worker, notary
+    /// and command as the one user it runs as.
+    pub(crate) const fn separation(&self) -> Separation {
+        Separation {
+            notary: Apart::SameUid,
+            workload: Apart::SameUid,
+            notary_memory: Some(self.memory),
+        }
+    }
+
     /// Signs (ECDSA with P-256 and SHA-256).
     pub(crate) fn sign(&mut self, bytes: &[u8]) -> Result<P256Signature, NotaryError> {
         self.worker.order(&NotaryOrder::Sign { payload: bytes.to_vec() }, &[])?;
@@ -475,11 +483,13 @@ const PUBLIC_LINE: &str = "notary.pub";
 const RETIRED: &str = "retired";
 const LOCK: &str = "lock";
 
-/// A notary's key outlives its worker in a file, so locked pages cost it nothing that the file does
-/// not: where a host has no secret pages, workloads are refused or degraded by their own terms.
-const STRENGTH: Strength = Strength::AllowLockedPages;
+/// What memory will do where no workload's terms say: secret pages where there are any. A receipt
+/// says which they were.
+pub(crate) const NO_TERMS: Strength = Strength::AllowLockedPages;
 
-const EXPECTED: Expected = Expected { signer_module: None, strength: STRENGTH };
+const fn expected(strength: Strength) -> Expected {
+    Expected { signer_module: None, strength }
+}
 
 /// For a worker to wipe, and to be gone after it was killed.
 const WIPE_TIMEOUT: Duration = Duration::from_secs(2);

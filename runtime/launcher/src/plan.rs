@@ -45,10 +45,7 @@ impl Plan {
     }
 
     pub(crate) fn strength(&self) -> Strength {
-        match self.degraded.contains(&Degraded::SecretPages) {
-            true => Strength::AllowLockedPages,
-            false => Strength::Strict,
-        }
+        Degraded::strength_of(&self.degraded_names())
     }
 }
 
@@ -100,6 +97,14 @@ impl Degraded {
     pub const fn name(self) -> &'static str {
         match self {
             Self::SecretPages => "secret-pages",
+        }
+    }
+
+    /// What memory will do where guarantees of these names were given up.
+    pub(crate) fn strength_of(names: &[String]) -> Strength {
+        match names.iter().any(|name| name == Self::SecretPages.name()) {
+            true => Strength::AllowLockedPages,
+            false => Strength::Strict,
         }
     }
 }

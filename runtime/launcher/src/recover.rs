@@ -22,9 +22,10 @@ use crate::journal::Journal;
 use crate::launcher::Launcher;
 use crate::lifecycle::{self, Facts, Lifecycle};
 use crate::notary::NotaryError;
+use crate::plan::Degraded;
 use crate::process::{Gone, await_orphan};
 use crate::record::{self, RecordError};
-use crate::workload::{SEPARATION, software};
+use crate::workload::software;
 
 /// A workload that had lost its launcher and has its receipt now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,8 @@ fn end(
     let now = launcher.clock.now();
     let mut span = life.span(launcher.ledger_id());
     (span.last, span.head) = (newest.last, newest.head);
+    let strength = Degraded::strength_of(&claim.claim.degraded);
+    let mut notary = launcher.notary().open(strength).map_err(Box::new)?;
     let receipt = Receipt {
         workload: id.clone(),
         key: KeyRecord {
@@ -120,10 +123,9 @@ fn end(
         },
         ledger: span,
         degraded: claim.claim.degraded.clone(),
-        separation: SEPARATION,
+        separation: notary.separation(),
         host,
     };
-    let mut notary = launcher.notary().open().map_err(Box::new)?;
     let key = notary.key().id();
     let envelope = receipt.sign(key, |bytes| notary.sign(bytes)).map_err(Box::new)?;
     let row = launcher.append(id, [Event::Receipt(ReceiptRow { envelope })])?.last;

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
-use evanesce_ledger::receipt::{Claim, Known, Observer, ScrubStatement, Unproven};
+use evanesce_ledger::receipt::{Claim, Known, Observer, ScrubStatement, Separation, Unproven};
 use evanesce_ledger::row::ShreddedRow;
 use evanesce_ledger::shred::{LedgerHead, LeftPages, ShredFate, ShredTimes, ShreddedProcess};
 use evanesce_ledger::{AppendError, Envelope, Event, ShredReceipt};
@@ -32,10 +32,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_s
 use crate::claim::ProcessName;
 use crate::host;
 use crate::launcher::{Launcher, ListError};
-use crate::notary::NotaryError;
+use crate::notary::{NO_TERMS, NotaryError};
 use crate::process::is_readable_within;
 use crate::scrub::{Buffers, PAGE_PRESENT, PAGE_SWAPPED, extend_runs, for_each_page, pages_of};
-use crate::workload::SEPARATION;
 
 /// A process that can be shredded: held by its pidfd, and its memory can be opened.
 #[derive(Debug)]
@@ -167,7 +166,7 @@ impl Launcher {
             return Err(ShredError::IsWorkload { pid, workload });
         }
         // First of all: without a notary nothing is begun that nobody could vouch for.
-        let mut notary = self.notary().open().map_err(Box::new)?;
+        let mut notary = self.notary().open(NO_TERMS).map_err(Box::new)?;
         target.stop()?;
         let stopped = self.clock.now();
         let overwritten = Memory::open(pid).and_then(Memory::overwrite);
@@ -183,7 +182,9 @@ impl Launcher {
         let mut signed = None;
         let row = writer.append_after(self.clock.now(), |last, head| {
             let before = LedgerHead { id, last, head };
-            let receipt = receipt(before, target.process.clone(), times, overwritten, killed);
+            let separation = notary.separation();
+            let receipt =
+                receipt(before, target.process.clone(), times, overwritten, killed, separation);
             let sign = receipt.clone().sign(key, |bytes| notary.sign(bytes));
             let envelope = sign.map_err(Box::new)?;
             signed = Some((receipt, envelope.clone()));
@@ -204,6 +205,7 @@ fn receipt(
     times: ShredTimes,
     overwritten: io::Result<Overwritten>,
     killed: io::Result<()>,
+    separation: Separation,
 ) -> ShredReceipt {
     let host = host::facts();
     let mut statements = Vec::new();
@@ -245,7 +247,7 @@ fn receipt(
         pages_absent: overwritten.pages_absent,
         pages_unmodified: overwritten.pages_unmodified,
         left: overwritten.left,
-        separation: SEPARATION,
+        separation,
         host,
     }
 }

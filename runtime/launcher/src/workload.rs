@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use evanesce_ledger::receipt::{
-    Apart, Cause, KeyFate, KeyRecord, LedgerSpan, Separation, Signatures, Software, Times,
+    Cause, KeyFate, KeyRecord, LedgerSpan, Separation, Signatures, Software, Times,
 };
 use evanesce_ledger::row::{Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, Wiped};
 use evanesce_ledger::{AppendError, Appended, Envelope, Event, Receipt, Timestamp};
 use evanesce_protocol::channel::ReceiveError;
-use evanesce_protocol::control::{Serve, SignerOrder, SignerReport};
+use evanesce_protocol::control::{Serve, SignerOrder, SignerReport, Strength};
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
@@ -61,6 +61,8 @@ pub struct Workload<'a> {
     signals: Signals,
     /// The workload's `started` row.
     first_row: u64,
+    /// What memory will do, for its notary as well.
+    strength: Strength,
     /// Where its newest rows are.
     newest: Appended,
     /// Whether it is known which rows are in the ledger.
@@ -124,7 +126,7 @@ impl<'a> Workload<'a> {
 
         // Both workers come up while the claim and the first row are written.
         let worker = Worker::spawn(&launcher.image, plan.strength())?;
-        let notary = launcher.notary().spawn().map_err(Box::new)?;
+        let notary = launcher.notary().spawn(plan.strength()).map_err(Box::new)?;
         let pid = worker.process.pid_u32();
         tracing::info!(event = %EventName::WorkerStarted, workload = %id, pid);
         let claim = HeldClaim::create(
@@ -194,6 +196,7 @@ impl<'a> Workload<'a> {
             files: parts.files,
             signals: parts.signals,
             first_row: parts.first_row,
+            strength: plan.strength(),
             newest,
             is_recording: true,
             is_asked_to_end: false,
@@ -313,7 +316,7 @@ impl<'a> Workload<'a> {
     /// [`Launcher::recover`] tries again.
     pub fn end(mut self, reason: EndReason) -> Result<Ended, EndError> {
         // The notary comes up while the key ends.
-        let notary = self.launcher.notary().spawn();
+        let notary = self.launcher.notary().spawn(self.strength);
         if self.life.is_serving() {
             self.hear_worker();
         }
@@ -328,7 +331,7 @@ impl<'a> Workload<'a> {
             self.life.wiped().map(|(regions, bytes)| Event::Wiped(Wiped { regions, bytes }));
         self.record(wiped.as_ref())?;
         let mut notary = notary.and_then(Starting::ready).map_err(Box::new)?;
-        let receipt = self.receipt(ended_at);
+        let receipt = self.receipt(ended_at, notary.separation());
         let fate = receipt.key.fate;
         let id = notary.key().id();
         let envelope = receipt.clone().sign(id, |bytes| notary.sign(bytes)).map_err(Box::new)?;
@@ -492,7 +495,7 @@ impl<'a> Workload<'a> {
         Ok(())
     }
 
-    fn receipt(&mut self, ended: Timestamp) -> Receipt {
+    fn receipt(&mut self, ended: Timestamp, separation: Separation) -> Receipt {
         let host = host::facts();
         let journal = self.journal.commitment();
         let facts = Facts {
@@ -533,7 +536,7 @@ impl<'a> Workload<'a> {
                 head: self.newest.head,
             },
             degraded: self.claim.claim.degraded.clone(),
-            separation: SEPARATION,
+            separation,
             host,
         }
     }
@@ -870,10 +873,6 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
     let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
     Timestamp::from_unix_ms(time.unix_ms().saturating_add(by))
 }
-
-/// This launcher starts worker, notary and command as the one user it runs as.
-pub(crate) const SEPARATION: Separation =
-    Separation { notary: Apart::SameUid, workload: Apart::SameUid };
 
 /// How long a signature may wait for its row.
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use evanesce_protocol::smaps::Backing;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 
 use crate::checkpoint::LedgerId;
@@ -312,6 +313,9 @@ pub struct Separation {
     pub notary: Apart,
     /// The workload's command and its worker.
     pub workload: Apart,
+    /// What held the notary's key while it signed; absent from receipts older than the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notary_memory: Option<Backing>,
 }
 
 /// How far two processes are apart.

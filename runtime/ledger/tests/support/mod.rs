@@ -15,6 +15,7 @@ use evanesce_ledger::{
     Verdict, VerifyOptions, verify,
 };
 use evanesce_protocol::commitment::RequestCommitment;
+use evanesce_protocol::smaps::Backing;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
@@ -163,7 +164,11 @@ impl Life {
                 head: newest.head,
             },
             degraded: vec![],
-            separation: Separation { notary: Apart::SameUid, workload: Apart::SameUid },
+            separation: Separation {
+                notary: Apart::SameUid,
+                workload: Apart::SameUid,
+                notary_memory: Some(Backing::SecretPages),
+            },
             host: HostFacts {
                 kernel: "6.1.0".into(),
                 init_on_free: Known::No,
@@ -281,7 +286,11 @@ pub(crate) fn append_shredded(
         pages_absent: 10,
         pages_unmodified: 700,
         left,
-        separation: Separation { notary: Apart::SameUid, workload: Apart::SameUid },
+        separation: Separation {
+            notary: Apart::SameUid,
+            workload: Apart::SameUid,
+            notary_memory: Some(Backing::SecretPages),
+        },
         host: HostFacts {
             kernel: "6.1.0".into(),
             init_on_free: Known::No,
