@@ -247,3 +247,103 @@ fn standard_output_is_the_commands_alone() {
     assert_eq!(outcome.stdout, "mine\n");
     assert!(outcome.stderr.contains("destroyed"), "{outcome:#?}");
 }
+
+#[test]
+fn events_have_stable_names_and_end_before_the_receipt() {
+    let here = installation();
+
+    let run = here.run(&["run", "--log", "info", "--workload-id", "w", "--", "true"]);
+
+    let run = run.expect_status(0);
+    let lines: Vec<_> = run.stderr.lines().collect();
+    let is_event = |line: &&str| line.contains("event=");
+    let names: Vec<_> = lines
+        .iter()
+        .filter(|line| is_event(line))
+        .filter_map(|line| line.split("event=").nth(1)?.split(' ').next())
+        .collect();
+    let expected = [
+        "notary.key",
+        "worker.started",
+        "worker.cage-checked",
+        "key.loaded",
+        "key.certified",
+        "agent.serving",
+        "command.ended",
+        "workload.ended",
+    ];
+    assert_eq!(names, expected, "{run:#?}");
+    // What is said of the receipt comes after the last event.
+    let last_event = lines.iter().rposition(is_event).unwrap();
+    let receipt = lines.iter().position(|line| line.starts_with("receipt")).unwrap();
+    assert!(last_event < receipt, "{run:#?}");
+}
+
+/// A receiver of the journal's own protocol, in a place where nothing else sees it.
+#[test]
+fn events_reach_the_journal_of_systemd_as_fields() {
+    if peers::not_root() || peers::missing(&["unshare", "python3"]) {
+        return;
+    }
+    let here = installation();
+    let receiver = here.file(
+        "journal.py",
+        "import os, socket, subprocess, sys\n\
+         os.makedirs('/run/systemd/journal')\n\
+         journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+         journal.bind('/run/systemd/journal/socket')\n\
+         journal.setblocking(False)\n\
+         status = subprocess.call(sys.argv[1:])\n\
+         try:\n    while True: print(journal.recv(65536).decode(errors='replace'))\n\
+         except BlockingIOError: sys.exit(status)\n",
+    );
+    let script = format!("mount -t tmpfs tmpfs /run && exec python3 {} \"$@\"", receiver.display());
+    let apart = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+
+    let line = ["run", "--log", "info", "--log-to", "journald", "--", "true"];
+    let run = here.evanesce_under(&apart, line).output().expect_status(0);
+
+    assert!(run.stdout.contains("worker.cage-checked"), "{run:#?}");
+    assert!(run.stdout.contains("workload.ended"), "{run:#?}");
+    assert!(run.stdout.contains("evanesce_launcher::workload"), "{run:#?}");
+    assert!(!run.stderr.contains("event="), "{run:#?}");
+}
+
+/// What a person at a terminal does: Ctrl-C reaches the command, Ctrl-Z stops the job and `fg` goes
+/// on with it, and the key is scrubbed at the end.
+#[test]
+fn at_a_terminal_ctrl_c_reaches_the_command_and_a_stopped_job_goes_on() {
+    if peers::missing(&["python3", "bash"]) {
+        return;
+    }
+    let here = installation();
+    let session = here.file(
+        "session.py",
+        "import os, pty, select, sys\n\
+         pid, terminal = pty.fork()\n\
+         if pid == 0: os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])\n\
+         seen = ''\n\
+         def until(text):\n\
+         \x20   global seen\n\
+         \x20   while text not in seen:\n\
+         \x20       if not select.select([terminal], [], [], 30)[0]: sys.exit('no ' + text + ': ' + seen)\n\
+         \x20       seen += os.read(terminal, 4096).decode(errors='replace')\n\
+         \x20   seen = seen.split(text, 1)[1]\n\
+         def say(text): os.write(terminal, text.encode())\n\
+         say('PS1=; ' + sys.argv[1] + '\\n')\n\
+         until('com' + 'mand runs'); until('com' + 'mand runs')\n\
+         say('\\x1a'); until('Stopped')\n\
+         say('echo status $((40 + 2)); fg\\n'); until('status 42')\n\
+         say('again\\n'); until('went on')\n\
+         say('\\x03'); until('interrupted'); until('destroyed')\n\
+         say('echo ended with $?\\n'); until('ended with 7')\n",
+    );
+    let command = "trap 'echo interrupted; exit 7' INT; echo command runs; \
+        read word; echo went on; while :; do read word || sleep 0.1; done";
+    let job =
+        format!("{} run --workload-id job -- sh -c \"{command}\"", here.program_file().display());
+
+    here.program("python3", [session.as_os_str(), job.as_ref()]).output().expect_status(0);
+
+    assert_eq!(here.receipt("job")["command"], serde_json::json!({ "exited": 7 }));
+}

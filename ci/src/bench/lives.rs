@@ -13,8 +13,8 @@ use super::samples::Samples;
 use crate::programs::output;
 
 /// From before `evanesce run` is started to the first answer of its agent, in which the start of
-/// the command is; and from the end of the command to the receipt in the ledger, by the launcher's
-/// own log.
+/// the command is; and from the end of the command, by the launcher's own log, to the launcher's
+/// end, which comes after the receipt (its events end before there is one).
 pub(super) fn figures(installation: &Installation, lives: u32) -> Result<Vec<Figure>, BenchError> {
     let (mut to_signature, mut to_receipt) = (Vec::new(), Vec::new());
     for _ in 0..lives {
@@ -23,7 +23,7 @@ pub(super) fn figures(installation: &Installation, lives: u32) -> Result<Vec<Fig
         held.connect()?.sign().map_err(BenchError::Agent)?;
         to_signature.push(begin.elapsed());
         let log = held.finish()?;
-        to_receipt.push(between(&log, "command.ended", "receipt.written")?);
+        to_receipt.push(since(OffsetDateTime::now_utc(), &log, "command.ended")?);
     }
     let (to_signature, to_receipt) = (Samples::new(to_signature), Samples::new(to_receipt));
     Ok(vec![
@@ -69,16 +69,13 @@ fn life_of(command: &mut Command) -> Result<Duration, BenchError> {
     }
 }
 
-/// The time between two events of a log.
-fn between(log: &str, first: &str, second: &str) -> Result<Duration, BenchError> {
-    let time_of = |event: &str| {
-        let field = format!("event={event}");
-        let line = log.lines().find(|line| line.split(' ').any(|word| word == field))?;
-        OffsetDateTime::parse(line.split(' ').next()?, &Rfc3339).ok()
-    };
-    let times = time_of(first).zip(time_of(second));
-    times
-        .and_then(|(first, second)| Duration::try_from(second - first).ok())
+/// The time from an event of a log to `end`.
+fn since(end: OffsetDateTime, log: &str, event: &str) -> Result<Duration, BenchError> {
+    let field = format!("event={event}");
+    let line = log.lines().find(|line| line.split(' ').any(|word| word == field));
+    let begin = line.and_then(|line| OffsetDateTime::parse(line.split(' ').next()?, &Rfc3339).ok());
+    begin
+        .and_then(|begin| Duration::try_from(end - begin).ok())
         .ok_or(BenchError::Output { of: "the log of evanesce" })
 }
 
@@ -87,18 +84,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_between_two_events_is_read_from_the_log() {
+    fn the_time_since_an_event_is_read_from_the_log() {
         let log = "\
 2026-01-02T23:59:59.999000Z  INFO evanesce_launcher: event=command.ended workload=w-1
-2026-01-03T00:00:00.001250Z  INFO evanesce_launcher: event=receipt.written workload=w-1
+2026-01-03T00:00:00.001250Z  INFO evanesce_launcher: event=workload.ended workload=w-1
 ";
-        let time = between(log, "command.ended", "receipt.written").unwrap();
-        assert_eq!(time, Duration::from_micros(2250));
+        let end = OffsetDateTime::parse("2026-01-03T00:00:00.001250Z", &Rfc3339).unwrap();
+        assert_eq!(since(end, log, "command.ended").unwrap(), Duration::from_micros(2250));
 
-        for (first, second) in
-            [("receipt.written", "command.ended"), ("command", "receipt.written")]
-        {
-            between(log, first, second).unwrap_err();
-        }
+        since(end, log, "command").unwrap_err();
+        since(end - Duration::from_secs(1), log, "command.ended").unwrap_err();
     }
 }

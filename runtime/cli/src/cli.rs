@@ -120,7 +120,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
             return failed(&error);
         }
     };
-    let context = Context::new(&cli.global, environment, ui);
+    let context = Context::new(&cli.global, environment, ui, &log);
     let exit = match cli.command {
         Command::Run(args) => ui.finish(run::run(&args, &context), failed),
         Command::Sign(args) => ui.finish(sign::run(&args, &context), failed),
@@ -134,7 +134,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Completions(args) => ui.finish(completions::run(&args), failed),
         Command::Man(args) => ui.finish(man::run(&args), failed),
     };
-    drop(log);
+    log.close();
     exit
 }
 

@@ -11,6 +11,7 @@ use crate::clock;
 use crate::directories;
 use crate::environment::Environment;
 use crate::errors::CommandError;
+use crate::log::Log;
 use crate::ui::Ui;
 
 /// Where a command runs and how it talks.
@@ -19,12 +20,18 @@ pub struct Context<'a> {
     global: &'a GlobalArgs,
     environment: &'a Environment,
     ui: Ui,
+    log: &'a Log,
 }
 
 impl<'a> Context<'a> {
     /// Takes what the command line and the environment say.
-    pub const fn new(global: &'a GlobalArgs, environment: &'a Environment, ui: Ui) -> Self {
-        Self { global, environment, ui }
+    pub const fn new(
+        global: &'a GlobalArgs,
+        environment: &'a Environment,
+        ui: Ui,
+        log: &'a Log,
+    ) -> Self {
+        Self { global, environment, ui, log }
     }
 
     /// For what has to be said while the command is at work.
@@ -43,12 +50,14 @@ impl<'a> Context<'a> {
             state_dir: self.state_dir()?,
             runtime_dir: directories::runtime_dir(self.environment),
         };
-        let launcher =
+        let mut launcher =
             Launcher::open(installation, WorkerImage::embedded(), Box::new(SystemClock))?;
         for recovered in launcher.recover()? {
             let id = &recovered.workload;
             self.ui.say(&format!("workload {id} had lost its launcher; it has its receipt now"));
         }
+        let log = self.log.clone();
+        launcher.before_receipt(move || log.close());
         Ok(launcher)
     }
 

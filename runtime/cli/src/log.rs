@@ -1,7 +1,9 @@
 //! Where `tracing` events go. Nowhere, unless a level is named.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -62,10 +64,11 @@ pub enum LogTarget {
     Journald,
 }
 
-/// Events are written while this lives. Each is written before the code that emits it goes on, so
-/// dropping it leaves none behind.
+/// Events are written until this is closed. Each is written before the code that emits it goes on,
+/// so closing leaves none behind.
+#[derive(Clone)]
 #[must_use = "events are written only while it lives"]
-pub struct Log(Option<DefaultGuard>);
+pub struct Log(Rc<RefCell<Option<DefaultGuard>>>);
 
 impl Log {
     /// Starts to write events of this thread.
@@ -75,7 +78,7 @@ impl Log {
     /// [`LogError::Journald`] where the journal cannot be reached.
     pub fn start(level: LogLevel, target: LogTarget) -> Result<Self, LogError> {
         let Some(level) = level.level() else {
-            return Ok(Self(None));
+            return Ok(Self(Rc::default()));
         };
         let registry = Registry::default().with(LevelFilter::from_level(level));
         let dispatch = match target {
@@ -87,13 +90,18 @@ impl Log {
                 Dispatch::new(registry.with(journal))
             }
         };
-        Ok(Self(Some(dispatcher::set_default(&dispatch))))
+        Ok(Self(Rc::new(RefCell::new(Some(dispatcher::set_default(&dispatch))))))
+    }
+
+    /// Ends the writing: what carried events is gone when this returns.
+    pub fn close(&self) {
+        drop(self.0.take());
     }
 }
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Log").field(&self.0.is_some()).finish()
+        f.debug_tuple("Log").field(&self.0.borrow().is_some()).finish()
     }
 }
 

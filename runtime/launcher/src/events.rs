@@ -28,8 +28,9 @@ pub enum EventName {
     NotWiped,
     /// A worker could not be overwritten from outside.
     NotOverwritten,
-    /// A receipt was written.
-    ReceiptWritten,
+    /// A workload's key is gone, and its receipt is next: the last event, see
+    /// [`crate::Launcher::before_receipt`].
+    WorkloadEnded,
     /// A workload whose launcher was lost got its receipt.
     Recovered,
     /// A notary key was made or rotated.
@@ -51,7 +52,7 @@ impl EventName {
             Self::WorkerLost => "worker.lost",
             Self::NotWiped => "worker.not-wiped",
             Self::NotOverwritten => "worker.not-overwritten",
-            Self::ReceiptWritten => "receipt.written",
+            Self::WorkloadEnded => "workload.ended",
             Self::Recovered => "receipt.recovered",
             Self::NotaryKey => "notary.key",
         }

@@ -35,6 +35,8 @@ pub struct Launcher {
     pub(crate) ledger: RefCell<Ledger>,
     /// What the operator allowed: for the commands that are run.
     pub(crate) core_limit: Rlimit,
+    /// See [`Launcher::before_receipt`].
+    close_events: RefCell<Option<Box<dyn FnOnce()>>>,
 }
 
 impl Launcher {
@@ -57,7 +59,27 @@ impl Launcher {
         getrandom::fill(&mut id).map_err(|error| OpenError::Entropy(error.into()))?;
         let setup = Setup::new(LedgerId::from_bytes(id), clock.now());
         let ledger = Ledger::open(&installation.ledger(), setup)?;
-        Ok(Self { installation, image, clock, ledger: RefCell::new(ledger), core_limit })
+        Ok(Self {
+            installation,
+            image,
+            clock,
+            ledger: RefCell::new(ledger),
+            core_limit,
+            close_events: RefCell::default(),
+        })
+    }
+
+    /// Sets what closes the export of events: called once, after the last event of the first
+    /// workload that ends here and before its receipt is written, so that nothing that carries
+    /// events out of this process outlives the key by more than that.
+    pub fn before_receipt(&mut self, close: impl FnOnce() + 'static) {
+        self.close_events = RefCell::new(Some(Box::new(close)));
+    }
+
+    pub(crate) fn close_events(&self) {
+        if let Some(close) = self.close_events.take() {
+            close();
+        }
     }
 
     /// Ends what launchers that were killed left behind: each such workload gets its receipt.

@@ -333,11 +333,12 @@ impl<'a> Workload<'a> {
         let mut notary = notary.and_then(Starting::ready).map_err(Box::new)?;
         let receipt = self.receipt(ended_at, notary.separation());
         let fate = receipt.key.fate;
+        tracing::info!(event = %EventName::WorkloadEnded, workload = %self.id(), ?fate);
+        self.launcher.close_events();
         let id = notary.key().id();
         let envelope = receipt.clone().sign(id, |bytes| notary.sign(bytes)).map_err(Box::new)?;
         let row = Event::Receipt(ReceiptRow { envelope: envelope.clone() });
         let row = self.launcher.append(self.id(), [row])?.last;
-        tracing::info!(event = %EventName::ReceiptWritten, workload = %self.id(), row, ?fate);
         self.claim.remove()?;
         notary.close().map_err(Box::new)?;
         Ok(Ended { receipt, envelope, row, fate })
