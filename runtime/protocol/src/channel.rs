@@ -86,15 +86,23 @@ impl Channel {
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(CONTROL_DESCRIPTORS_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = retry_interrupted(|| {
-            recvmsg(
-                &self.socket,
-                &mut [IoSliceMut::new(&mut self.buffer)],
-                &mut ancillary,
-                RecvFlags::CMSG_CLOEXEC,
-            )
-        })
-        .map_err(|errno| match errno {
+        let mut receive = || {
+            retry_interrupted(|| {
+                recvmsg(
+                    &self.socket,
+                    &mut [IoSliceMut::new(&mut self.buffer)],
+                    &mut ancillary,
+                    RecvFlags::CMSG_CLOEXEC,
+                )
+            })
+        };
+        // A peer that ends with something of ours unread leaves a reset, which comes once and before
+        // what it sent last.
+        let received = match receive() {
+            Err(Errno::CONNRESET) => receive(),
+            received => received,
+        };
+        let received = received.map_err(|errno| match errno {
             Errno::CONNRESET => ReceiveError::Closed,
             other => ReceiveError::Receive(other.into()),
         })?;
@@ -259,5 +267,21 @@ mod tests {
         let received = launcher.receive_within::<SignerOrder>(SOON);
 
         assert!(matches!(received, Err(ReceiveError::Malformed(_))), "{received:?}");
+    }
+
+    #[test]
+    fn the_last_word_of_a_peer_is_heard_although_it_left_an_order_unread() {
+        // Given a peer that was sent an order,
+        let (mut ours, theirs) = Channel::pair().unwrap();
+        let theirs = Channel::new(theirs);
+        ours.send(&"order", &[]).unwrap();
+
+        // When it reports and ends without reading it,
+        theirs.send(&"last word", &[]).unwrap();
+        drop(theirs);
+
+        // Then the report is heard before its end.
+        assert_eq!(ours.receive::<String>().unwrap().message, "last word");
+        assert!(matches!(ours.receive::<String>(), Err(ReceiveError::Closed)));
     }
 }
