@@ -151,7 +151,8 @@ class Audit:
             need((life is None) == (event == "started"),
                  "started-twice" if event == "started" else "not-started")
         if event == "started":
-            life = self.open[workload] = {"first": seq, "key": None, "count": 0}
+            life = self.open[workload] = {"first": seq, "key": None, "count": 0,
+                                          "attested": None}
         elif event == "loaded":
             need(life["key"] is None, "loaded-twice")
             life["key"] = {name: row[name] for name in ("public_key", "use", "origin")}
@@ -165,6 +166,9 @@ class Audit:
                 request = bytes.fromhex(request.removeprefix("sha256:"))
                 life["commitment"] = hashlib.sha256(life["commitment"] + request).digest()
                 life["count"] += 1
+        elif event == "attested" and life:
+            life["attested"] = {name: row[name]
+                                for name in ("evidence", "provider", "nonce", "collected")}
         elif event == "failed" and life and life["key"] is None:
             del self.open[workload]
         elif event == "receipt":
@@ -181,6 +185,7 @@ class Audit:
                       or fate == "destroyed" and born_inside)
                  and said["signatures"]["count"] == life["count"]
                  and said["signatures"]["commitment"] == "sha256:" + life["commitment"].hex()
+                 and said.get("attestation") == life["attested"]
                  and said["ledger"] == span, "receipt")
             self.check(envelope, life["last"])
         if life:

@@ -1,4 +1,4 @@
-//! Builds the worker that this launcher embeds, and pins its digest.
+//! Builds the worker and the attester that this launcher embeds, and pins their digests.
 //!
 //! The worker is an executable of its own: the launcher runs it and never links it. It is built by
 //! a cargo of its own, always in the profile `worker`, in a target directory of its own, with none
@@ -23,32 +23,43 @@ fn main() {
         println!("cargo::rerun-if-changed={}", workspace.join(input).display());
     }
 
-    let built = build_worker(&workspace, &target_directory(&out));
-    // A copy of our own: another build may replace the file before the compiler includes it.
-    let embedded = out.join("evanesce-worker");
-    let worker = fs::read(&built).expect("the worker was just built");
-    fs::write(&embedded, &worker).expect("OUT_DIR can be written");
-
-    let digest = hex::encode(Sha256::digest(&worker));
-    println!("cargo::rustc-env=EVANESCE_WORKER_FILE={}", embedded.display());
-    println!("cargo::rustc-env=EVANESCE_WORKER_SHA256={digest}");
+    let target = target_directory(&out);
+    // Only the residue test names features: workers that leak on purpose.
+    let features = env::var("EVANESCE_WORKER_FEATURES").ok();
+    embed(&workspace, &target, &out, "worker", features.as_deref());
+    // Only builds for tests have evidence of no machine.
+    let insecure = env::var_os("CARGO_FEATURE_DANGER_INSECURE_SOFTWARE_ATTESTATION");
+    embed(&workspace, &target, &out, "attester", insecure.map(|_| "danger-insecure-software"));
 
     let signer = fs::read(workspace.join(SIGNER_MODULE)).unwrap_or_default();
     let digest = hex::encode(Sha256::digest(&signer));
     println!("cargo::rustc-env=EVANESCE_SIGNER_SHA256={digest}");
 }
 
-/// Runs the inner cargo and returns the worker's path.
-fn build_worker(workspace: &Path, target: &Path) -> PathBuf {
+/// Builds `evanesce-NAME`, and has the launcher compiled with its bytes and its digest.
+fn embed(workspace: &Path, target: &Path, out: &Path, name: &str, features: Option<&str>) {
+    let package = format!("evanesce-{name}");
+    let built = build(workspace, target, &package, features);
+    // A copy of our own: another build may replace the file before the compiler includes it.
+    let embedded = out.join(&package);
+    let bytes = fs::read(&built).expect("it was just built");
+    fs::write(&embedded, &bytes).expect("OUT_DIR can be written");
+
+    let (name, digest) = (name.to_uppercase(), hex::encode(Sha256::digest(&bytes)));
+    println!("cargo::rustc-env=EVANESCE_{name}_FILE={}", embedded.display());
+    println!("cargo::rustc-env=EVANESCE_{name}_SHA256={digest}");
+}
+
+/// Runs the inner cargo and returns the executable's path.
+fn build(workspace: &Path, target: &Path, package: &str, features: Option<&str>) -> PathBuf {
     let mut cargo = Command::new(required("CARGO"));
     cargo
         .current_dir(workspace)
-        .args(["build", "--quiet", "--package", PACKAGE, "--bin", PACKAGE])
+        .args(["build", "--quiet", "--package", package, "--bin", package])
         .args(["--profile", PROFILE, "--target-dir"])
         .arg(target);
-    // Only the residue test names features: workers that leak on purpose.
-    if let Ok(features) = env::var("EVANESCE_WORKER_FEATURES") {
-        cargo.args(["--features", &features]);
+    if let Some(features) = features {
+        cargo.args(["--features", features]);
     }
     if workspace.join("Cargo.lock").exists() {
         cargo.arg("--locked");
@@ -59,8 +70,8 @@ fn build_worker(workspace: &Path, target: &Path) -> PathBuf {
     cargo.env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(workspace));
 
     let status = cargo.status().expect("cargo can be run: it is running this script");
-    assert!(status.success(), "the worker could not be built: {status}");
-    target.join(PROFILE).join(PACKAGE)
+    assert!(status.success(), "{package} could not be built: {status}");
+    target.join(PROFILE).join(package)
 }
 
 /// Flags that keep this machine's paths out of the worker, as `CARGO_ENCODED_RUSTFLAGS` wants them.
@@ -124,11 +135,10 @@ fn required(name: &str) -> OsString {
     env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name} for build scripts"))
 }
 
-const PACKAGE: &str = "evanesce-worker";
 const PROFILE: &str = "worker";
 const SIGNER_MODULE: &str = "wasm-signer/signer.wasm";
 
-/// What the worker is made of, from the workspace's root.
+/// What worker and attester are made of, from the workspace's root.
 const INPUTS: &[&str] = &["enclave", "runtime/protocol", "wasm-signer", "Cargo.toml", "Cargo.lock"];
 
 /// Set by cargo for build scripts without a prefix of its own; they would leak into the inner

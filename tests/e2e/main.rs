@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test and its helpers, a panic is the failure")]
 
 mod architecture;
+mod attestation;
 mod bad_input;
 mod degraded;
 mod ends;
@@ -14,6 +15,11 @@ mod newcomer;
 mod residue;
 mod run;
 mod tools;
+
+#[path = "../../runtime/appraisal/tests/support/der.rs"]
+mod der;
+#[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
+mod snp_pki;
 
 use evanesce_tests::Installation;
 

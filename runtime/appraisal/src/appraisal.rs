@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use evanesce_protocol::evidence::Binding;
 use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::rules::Rule;
+use crate::rules::{self, Rule};
 
 /// The kind of machine that evidence is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -17,6 +18,8 @@ pub enum Tee {
     Snp,
     /// Intel TDX.
     Tdx,
+    /// No machine: evidence for development.
+    InsecureSoftware,
 }
 
 impl fmt::Display for Tee {
@@ -24,6 +27,7 @@ impl fmt::Display for Tee {
         f.write_str(match self {
             Self::Snp => "SEV-SNP",
             Self::Tdx => "TDX",
+            Self::InsecureSoftware => "insecure software",
         })
     }
 }
@@ -34,7 +38,9 @@ impl fmt::Display for Tee {
 pub enum Outcome {
     /// Every rule holds.
     Trusted,
-    /// At least one does not.
+    /// Genuine, and the policy does not list which machine, image or signer it is.
+    Unknown,
+    /// At least one other rule does not.
     Refused,
 }
 
@@ -86,7 +92,7 @@ pub struct Appraisal {
 }
 
 impl Appraisal {
-    /// Trusted or refused.
+    /// Trusted, unknown or refused.
     pub fn outcome(&self) -> Outcome {
         self.outcome
     }
@@ -94,6 +100,16 @@ impl Appraisal {
     /// Every rule that was looked at, in order.
     pub fn checks(&self) -> &[Check] {
         &self.checks
+    }
+
+    /// The kind of machine.
+    pub fn tee(&self) -> Tee {
+        self.tee
+    }
+
+    /// The time that was appraised for, as RFC 3339 has it.
+    pub fn at(&self) -> &str {
+        &self.at
     }
 
     /// The rules that do not hold, in order.
@@ -134,6 +150,11 @@ impl Trusted {
         &self.0.measurement
     }
 
+    /// What evidence of this runtime binds, where the caller gave it.
+    pub fn binding(&self) -> Option<&Binding> {
+        self.0.binding.as_ref()
+    }
+
     /// The 64 bytes that the guest chose.
     pub fn report_data(&self) -> &[u8; 64] {
         &self.0.report_data
@@ -153,6 +174,7 @@ pub(crate) struct Claims {
     pub(crate) measurement: [u8; 48],
     pub(crate) report_data: [u8; 64],
     pub(crate) bound: bool,
+    pub(crate) binding: Option<Binding>,
 }
 
 /// Collects verdicts while an appraisal runs.
@@ -189,9 +211,22 @@ impl Checks {
 
     /// Closes the books. Without claims, evidence was not read to its end and cannot be trusted.
     pub(crate) fn finish(self, tee: Tee, at: OffsetDateTime, claims: Option<Claims>) -> Appraisal {
-        let holds = claims.is_some() && self.list.iter().all(|check| check.holds);
+        let listing = |check: &Check| {
+            rules::ALL.iter().any(|rule| rule.code == check.rule && rule.is_of_listing())
+        };
+        let failures: Vec<_> = self.list.iter().filter(|check| !check.holds).collect();
+        let outcome = match &claims {
+            None => Outcome::Refused,
+            Some(claims) if failures.is_empty() && claims.tee != Tee::InsecureSoftware => {
+                Outcome::Trusted
+            }
+            // Not even a defect here lets evidence of no machine through.
+            Some(_) if failures.is_empty() => Outcome::Refused,
+            Some(_) if failures.iter().copied().all(listing) => Outcome::Unknown,
+            Some(_) => Outcome::Refused,
+        };
         Appraisal {
-            outcome: if holds { Outcome::Trusted } else { Outcome::Refused },
+            outcome,
             tee,
             at: rfc3339(at),
             checks: self.list,

@@ -22,25 +22,29 @@
 //! # How a command calls it
 //!
 //! Read the files with a limit, the policy with [`Policy::from_toml`], take the time from `--at` or
-//! the clock at the edge, and call [`appraise`] with [`Roots::vendors`]. Print each [`Check`] with
-//! its `Display`, then [`Appraisal::not_checked`]; [`Appraisal`] is also `Serialize` for `--json`.
-//! Exit with 0 for [`Outcome::Trusted`] and 1 for [`Outcome::Refused`]. `policy init` prints
-//! [`Policy::to_toml`] of [`policy_from_evidence`], and `policy check` prints [`Policy::explain`].
+//! the clock at the edge, and call [`appraise`] with [`Roots::vendors`]. [`wanted`] says which
+//! certificates or collateral to fetch for evidence.
 #![forbid(unsafe_code)]
 
 mod appraisal;
+mod bound;
+mod endorsement;
 mod policy;
 mod roots;
 pub mod rules;
 mod snp;
+mod software;
 mod tdx;
 
+use evanesce_protocol::PublicKey;
+use evanesce_protocol::evidence::{Binding, Nonce};
 use time::OffsetDateTime;
 
 pub use appraisal::{Appraisal, Check, Outcome, Tee, Trusted};
+pub use endorsement::{EndorsementRequest, PckCa, TcbParts, WantedError, wanted};
 pub use policy::{POLICY_BYTES_MAX, Policy, PolicyError};
 pub use roots::Roots;
-pub use snp::{Product, SnpEndorsements, SnpPolicyError};
+pub use snp::{Product, SnpEndorsements, SnpPolicyError, UnknownProduct};
 pub use tdx::TdxPolicyError;
 
 use appraisal::{Checks, rfc3339};
@@ -64,6 +68,29 @@ pub enum Evidence<'a> {
         /// JSON as DCAP's tools write it.
         collateral: Option<&'a [u8]>,
     },
+    /// Evidence of no machine, made for development. Never trusted.
+    InsecureSoftware {
+        /// The bytes of [`evanesce_protocol::evidence::INSECURE_SOFTWARE_TAG`].
+        statement: &'a [u8],
+    },
+}
+
+/// What REPORT_DATA has to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Expected<'a> {
+    /// Nothing is known of it. A policy that wants it compared refuses.
+    Nothing,
+    /// These 64 bytes, which the relying party computed itself.
+    ReportData(&'a [u8; 64]),
+    /// The digest of this binding, whose parts the policy's `[evanesce]` section judges.
+    Binding {
+        /// What the evidence says it binds.
+        binding: &'a Binding,
+        /// The nonce that the relying party issued.
+        nonce: Option<&'a Nonce>,
+        /// The key that the evidence has to speak for.
+        public_key: Option<&'a PublicKey>,
+    },
 }
 
 impl Evidence<'_> {
@@ -72,20 +99,20 @@ impl Evidence<'_> {
         match self {
             Self::Snp { .. } => Tee::Snp,
             Self::Tdx { .. } => Tee::Tdx,
+            Self::InsecureSoftware { .. } => Tee::InsecureSoftware,
         }
     }
 }
 
 /// Appraises `evidence` by `policy` as of the time `at`.
 ///
-/// `report_data` is what REPORT_DATA has to be: the hash over nonce, key and the rest that the
-/// relying party computed itself. Where it is `None`, a policy that wants it compared refuses.
+/// `expected` is what REPORT_DATA has to be: the hash over nonce, key and the rest.
 ///
 /// An appraisal goes on after a rule that does not hold, as far as there is something to read, so
 /// that one run names everything that has to be fixed.
 pub fn appraise(
     evidence: Evidence<'_>,
-    report_data: Option<&[u8; 64]>,
+    expected: Expected<'_>,
     policy: &Policy,
     roots: &Roots,
     at: OffsetDateTime,
@@ -113,6 +140,9 @@ pub fn appraise(
         (Evidence::Tdx { quote, collateral }, _, Some(policy)) => {
             tdx::appraise(&mut checks, quote, collateral, policy, roots, at)
         }
+        (Evidence::InsecureSoftware { statement }, _, _) => {
+            software::appraise(&mut checks, statement, policy.profile)
+        }
         (Evidence::Snp { .. } | Evidence::Tdx { .. }, _, _) => {
             checks.check(
                 rules::KIND,
@@ -125,24 +155,35 @@ pub fn appraise(
         }
     };
     let claims = claims.map(|mut claims| {
-        match (report_data, policy.report_data) {
-            (Some(expected), _) => {
-                // Both sides are public: evidence is not secret, and neither is what it binds.
-                claims.bound = claims.report_data == *expected;
-                let found = hex::encode(claims.report_data);
-                checks.check(rules::BINDING, claims.bound, hex::encode(expected), found);
+        let mut compare = |checks: &mut Checks, expected: &[u8; 64]| {
+            // Both sides are public: evidence is not secret, and neither is what it binds.
+            claims.bound = claims.report_data == *expected;
+            let found = hex::encode(claims.report_data);
+            checks.check(rules::BINDING, claims.bound, hex::encode(expected), found);
+        };
+        match (expected, policy.report_data) {
+            (Expected::ReportData(expected), _) => compare(&mut checks, expected),
+            (Expected::Binding { binding, nonce, public_key }, _) => {
+                compare(&mut checks, &binding.report_data());
+                let section = policy.evanesce.as_ref();
+                bound::appraise(&mut checks, binding, nonce, public_key, section);
+                claims.binding = claims.bound.then(|| binding.clone());
             }
-            (None, ReportDataRule::Compared) => {
+            (Expected::Nothing, ReportDataRule::Compared) => {
                 let expected = "the value that you computed from nonce and key";
                 checks.check(rules::BINDING, false, expected, "none was given to compare with");
             }
-            (None, ReportDataRule::NotChecked) => checks.skip(
+            (Expected::Nothing, ReportDataRule::NotChecked) => checks.skip(
                 "REPORT_DATA: nothing was given to compare with, so this says nothing of any key.",
             ),
         }
         claims
     });
-    checks.skip("Whether the nonce was issued by you and is unused: only its issuer can know.");
+    let asked = matches!(expected, Expected::Binding { nonce: Some(_), .. });
+    checks.skip(match asked {
+        true => "Whether the nonce is unused: only its issuer can know.",
+        false => "Whether the nonce was issued by you and is unused: only its issuer can know.",
+    });
     checks.skip(
         "Attacks with the machine in hand, such as memory interposers: no evidence shows them.",
     );
@@ -152,24 +193,29 @@ pub fn appraise(
 /// A strict production policy that `evidence` itself meets, to be reviewed and then widened.
 ///
 /// The TDX half verifies the quote at `at`, because the platform's identity stands in its
-/// certificate. Debug guests get a policy that refuses them.
+/// certificate. Debug guests get a policy that refuses them. With a `binding` the policy lists its
+/// signer, worker, notary and purpose.
 ///
 /// # Errors
 ///
 /// Evidence that cannot be read, or a policy that could accept nothing.
 pub fn policy_from_evidence(
     evidence: Evidence<'_>,
+    binding: Option<&Binding>,
+    roots: &Roots,
     at: OffsetDateTime,
 ) -> Result<Policy, PolicyFromEvidenceError> {
+    let section = binding.map(bound::section_of);
     let policy = match evidence {
         Evidence::Snp { report, endorsements } => {
             let vek = endorsements.vek.ok_or(PolicyFromEvidenceError::NoEndorsement)?;
-            Policy::new(Some(snp::policy_of(report, vek)?), None)
+            Policy::new(Some(snp::policy_of(report, vek)?), None, section)
         }
         Evidence::Tdx { quote, collateral } => {
             let collateral = collateral.ok_or(PolicyFromEvidenceError::NoEndorsement)?;
-            Policy::new(None, Some(tdx::policy_of(quote, collateral, at)?))
+            Policy::new(None, Some(tdx::policy_of(quote, collateral, roots, at)?), section)
         }
+        Evidence::InsecureSoftware { .. } => return Err(PolicyFromEvidenceError::Software),
     };
     Ok(policy.reviewed()?)
 }
@@ -178,6 +224,9 @@ pub fn policy_from_evidence(
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyFromEvidenceError {
+    /// Evidence of no machine: there is nothing that a policy could list.
+    #[error("insecure software evidence is of no machine, and no policy can accept it")]
+    Software,
     /// A certificate or collateral is needed to know which machine it is.
     #[error("the certificate or collateral of the evidence is missing")]
     NoEndorsement,
@@ -190,6 +239,19 @@ pub enum PolicyFromEvidenceError {
     /// What came out would accept nothing.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+}
+
+impl PolicyFromEvidenceError {
+    /// A stable name for `--json` and alerts.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Software => "appraisal.policy-from-software",
+            Self::NoEndorsement => "appraisal.policy-no-endorsement",
+            Self::Snp(_) => "appraisal.policy-from-report",
+            Self::Tdx(_) => "appraisal.policy-from-quote",
+            Self::Policy(error) => error.code(),
+        }
+    }
 }
 
 /// A clock that shows an earlier year has lost its battery: every certificate here is younger.

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use evanesce_protocol::Digest;
+use evanesce_protocol::evidence::{NotaryPoint, Subject};
 use serde::{Deserialize, Serialize};
 
 use crate::snp::Product;
@@ -29,6 +31,8 @@ pub struct Policy {
     pub(crate) snp: Option<SnpPolicy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tdx: Option<TdxPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) evanesce: Option<EvanescePolicy>,
 }
 
 impl Policy {
@@ -70,16 +74,92 @@ impl Policy {
             Some(tdx) => tdx.explain(&mut sentences),
             None => sentences.push("No TDX machine is accepted.".to_owned()),
         }
+        match &self.evanesce {
+            Some(evanesce) => evanesce.explain(&mut sentences),
+            None => sentences.push(
+                "No signer is accepted: without an [evanesce] section the policy judges machines, not keys."
+                    .to_owned(),
+            ),
+        }
         sentences
     }
 
-    pub(crate) fn new(snp: Option<SnpPolicy>, tdx: Option<TdxPolicy>) -> Self {
+    /// What a person should know before relying on the policy: where it accepts about everything,
+    /// or what one would not expect of it. Empty for one that is strict.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn = |is_open: bool, sentence: &str| {
+            if is_open {
+                warnings.push(sentence.to_owned());
+            }
+        };
+        warn(
+            self.profile == Profile::Development,
+            "the policy is for development: it can accept replaced roots and debug guests; set profile = \"production\" before anything depends on it",
+        );
+        warn(
+            self.report_data == ReportDataRule::NotChecked,
+            "evidence of another key can be accepted: set report_data = \"compared\"",
+        );
+        if let Some(snp) = &self.snp {
+            warn(
+                snp.measurements.is_any(),
+                "every SEV-SNP image is accepted: list what you built in snp.measurements",
+            );
+            warn(
+                snp.chip_ids.is_any(),
+                "every SEV-SNP chip is accepted, also one that an attacker holds in his hands: list yours in snp.chip_ids where you can",
+            );
+            warn(
+                !snp.crl.required,
+                "revoked SEV-SNP keys can be accepted: set snp.crl.required = true",
+            );
+            warn(
+                snp.guest_policy_allowed.contains(&GuestRisk::Debug),
+                "SEV-SNP guests whose host reads their memory are accepted: take \"debug\" out of snp.guest_policy_allowed",
+            );
+        }
+        if let Some(tdx) = &self.tdx {
+            warn(tdx.mrtd.is_any(), "every TDX image is accepted: list what you built in tdx.mrtd");
+            warn(
+                tdx.rtmr1.is_any() || tdx.rtmr2.is_any(),
+                "every kernel or command line of a TD is accepted: MRTD covers the firmware alone, so list tdx.rtmr1 and tdx.rtmr2",
+            );
+            warn(
+                tdx.platform_ids.is_any(),
+                "every TDX platform is accepted, also one that an attacker holds in his hands: list yours in tdx.platform_ids where you can",
+            );
+            warn(
+                tdx.tcb_statuses.iter().any(|status| status.starts_with("OutOfDate")),
+                "TDX platforms with known flaws are accepted: take OutOfDate out of tdx.tcb_statuses",
+            );
+        }
+        if let Some(evanesce) = &self.evanesce {
+            warn(
+                evanesce.workers.is_any() || evanesce.signers.is_any(),
+                "every worker or signer is accepted: list yours in evanesce.workers and evanesce.signers",
+            );
+        }
+        warnings
+    }
+
+    /// SHA-256 of [`Self::to_toml`]: how results name the policy. Comments and order do not count.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self.to_toml().as_bytes())
+    }
+
+    pub(crate) fn new(
+        snp: Option<SnpPolicy>,
+        tdx: Option<TdxPolicy>,
+        evanesce: Option<EvanescePolicy>,
+    ) -> Self {
         Self {
             version: VERSION,
             profile: Profile::Production,
             report_data: ReportDataRule::Compared,
             snp,
             tdx,
+            evanesce,
         }
     }
 
@@ -96,6 +176,9 @@ impl Policy {
         }
         if let Some(tdx) = &self.tdx {
             tdx.review(self.profile)?;
+        }
+        if let Some(evanesce) = &self.evanesce {
+            evanesce.review(self.profile)?;
         }
         Ok(self)
     }
@@ -149,11 +232,12 @@ impl<T: PartialEq> Allowed<T> {
         }
     }
 
+    /// Whether the policy does not care.
     pub(crate) fn is_any(&self) -> bool {
         matches!(self, Self::Any(_))
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self, Self::OneOf(list) if list.is_empty())
     }
 }
@@ -210,6 +294,80 @@ impl<const BYTES: usize> TryFrom<String> for Hex<BYTES> {
 impl<const BYTES: usize> From<Hex<BYTES>> for String {
     fn from(hex: Hex<BYTES>) -> Self {
         hex.to_string()
+    }
+}
+
+/// What is accepted of what evidence binds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EvanescePolicy {
+    pub(crate) purposes: Vec<Purpose>,
+    pub(crate) signers: Allowed<Digest>,
+    pub(crate) workers: Allowed<Digest>,
+    /// As the binding has them, `p256:HEX`.
+    pub(crate) notaries: Allowed<NotaryPoint>,
+    pub(crate) configurations: Allowed<Digest>,
+}
+
+/// What evidence is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Purpose {
+    KeyRelease,
+    SigningIdentity,
+    Installation,
+}
+
+impl Purpose {
+    pub(crate) fn of(subject: &Subject) -> Self {
+        match subject {
+            Subject::KeyRelease { .. } => Self::KeyRelease,
+            Subject::SigningIdentity { .. } => Self::SigningIdentity,
+            Subject::Installation {} => Self::Installation,
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::KeyRelease => "key-release",
+            Self::SigningIdentity => "signing-identity",
+            Self::Installation => "installation",
+        })
+    }
+}
+
+impl EvanescePolicy {
+    fn review(&self, profile: Profile) -> Result<(), PolicyError> {
+        let empty = [
+            ("evanesce.purposes", self.purposes.is_empty()),
+            ("evanesce.signers", self.signers.is_empty()),
+            ("evanesce.workers", self.workers.is_empty()),
+            ("evanesce.notaries", self.notaries.is_empty()),
+            ("evanesce.configurations", self.configurations.is_empty()),
+        ];
+        if let Some((field, _)) = empty.into_iter().find(|(_, empty)| *empty) {
+            return Err(PolicyError::AcceptsNothing { field });
+        }
+        let open = [
+            ("evanesce.signers", self.signers.is_any()),
+            ("evanesce.workers", self.workers.is_any()),
+        ];
+        match open.into_iter().find(|(_, any)| *any) {
+            Some((field, _)) if profile == Profile::Production => {
+                Err(PolicyError::AcceptsEverySigner { field })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn explain(&self, sentences: &mut Vec<String>) {
+        sentences.push(format!("Signers: evidence for {}.", one_of(&self.purposes)));
+        sentences.push(format!("Signers: module {}.", self.signers));
+        sentences.push(format!("Signers: worker {}.", self.workers));
+        sentences.push(format!("Signers: beside notary {}.", self.notaries));
+        sentences.push(format!("Signers: with configuration {}.", self.configurations));
     }
 }
 
@@ -565,6 +723,12 @@ pub enum PolicyError {
         /// The open field.
         field: &'static str,
     },
+    /// `"any"` where only a list says which signer is meant.
+    #[error("the policy accepts every signer, because {field} is \"any\"; list the digests")]
+    AcceptsEverySigner {
+        /// The open field.
+        field: &'static str,
+    },
     /// Something that only a development policy may accept.
     #[error("a production policy may not list \"{found}\" in {field}")]
     NotForProduction {
@@ -598,6 +762,7 @@ impl PolicyError {
             Self::Version { .. } => "appraisal.policy-version",
             Self::AcceptsNothing { .. } => "appraisal.policy-accepts-nothing",
             Self::AcceptsEverything { .. } => "appraisal.policy-accepts-everything",
+            Self::AcceptsEverySigner { .. } => "appraisal.policy-accepts-every-signer",
             Self::NotForProduction { .. } => "appraisal.policy-not-for-production",
             Self::NoMinimum { .. } => "appraisal.policy-no-minimum",
             Self::TcbStatus { .. } => "appraisal.policy-tcb-status",

@@ -44,6 +44,32 @@ impl Roots {
         Some(Self { snp: vec![SnpRoots::read(product, pem)?], tdx: None, replaced: true })
     }
 
+    /// Roots for tests: a certificate in DER in the place of Intel's root.
+    #[cfg(feature = "danger-replaced-roots")]
+    pub fn danger_replaced_tdx(der: &[u8]) -> Self {
+        Self { snp: Vec::new(), tdx: Some(der.to_vec()), replaced: true }
+    }
+
+    /// Roots for tests out of one file: three certificates in PEM are ARK, ASK and ASVK of the
+    /// product line that the ASK's name says, one certificate stands for Intel's root.
+    ///
+    /// Returns `None` for anything else.
+    #[cfg(feature = "danger-replaced-roots")]
+    pub fn danger_from_pem(pem: &str) -> Option<Self> {
+        let certificates: Vec<_> = pem.split_inclusive(END).collect();
+        match certificates.as_slice() {
+            [one] => {
+                let (_, der) = x509_cert::der::pem::decode_vec(one.trim().as_bytes()).ok()?;
+                Some(Self::danger_replaced_tdx(&der))
+            }
+            [_, ask, _] => {
+                let ask = Certificate::read(ask.as_bytes()).ok()?.subject();
+                Self::danger_replaced(Product::of_name(ask.strip_prefix("SEV-")?)?, pem)
+            }
+            _ => None,
+        }
+    }
+
     /// The certificates of `product`.
     pub(crate) fn of(&self, product: Product) -> Option<&SnpRoots> {
         self.snp.iter().find(|roots| roots.product == product)
@@ -53,7 +79,6 @@ impl Roots {
 impl SnpRoots {
     /// Reads ARK, ASK and ASVK, in this order.
     fn read(product: Product, pem: &str) -> Option<Self> {
-        const END: &str = "-----END CERTIFICATE-----\n";
         let mut certificates =
             pem.split_inclusive(END).map(|one| Certificate::read(one.as_bytes()).ok());
         let roots = Self {
@@ -65,6 +90,8 @@ impl SnpRoots {
         certificates.next().is_none().then_some(roots)
     }
 }
+
+const END: &str = "-----END CERTIFICATE-----\n";
 
 const MILAN: &str = include_str!("../roots/amd-milan.pem");
 const GENOA: &str = include_str!("../roots/amd-genoa.pem");

@@ -13,6 +13,41 @@ pub struct Rule {
     pub advice: &'static str,
 }
 
+impl Rule {
+    /// Whether the rule only asks if the policy lists what genuine evidence names: a machine, an
+    /// image, a signer. Evidence that fails by such rules alone is intact and unknown, not invalid.
+    pub fn is_of_listing(&self) -> bool {
+        LISTING.iter().any(|rule| rule.code == self.code)
+    }
+}
+
+/// See [`Rule::is_of_listing`].
+const LISTING: &[Rule] = &[
+    SNP_CSP,
+    SNP_CHIP_ALLOWED,
+    SNP_MEASUREMENT,
+    SNP_FAMILY_ID,
+    SNP_IMAGE_ID,
+    SNP_HOST_DATA,
+    SNP_ID_KEY,
+    SNP_AUTHOR_KEY,
+    TDX_PLATFORM,
+    TDX_MRTD,
+    TDX_RTMR0,
+    TDX_RTMR1,
+    TDX_RTMR2,
+    TDX_RTMR3,
+    TDX_CONFIG_ID,
+    TDX_OWNER,
+    TDX_OWNER_CONFIG,
+    TDX_SEAM,
+    BOUND_SIGNER,
+    BOUND_WORKER,
+    BOUND_NOTARY,
+    BOUND_CONFIGURATION,
+    SOFTWARE_VOUCHED,
+];
+
 /// Declares rules as constants, and `ALL` as the list of them.
 macro_rules! rules {
     ($($name:ident $code:literal $asks:literal $advice:literal;)*) => {
@@ -31,6 +66,32 @@ rules! {
         "use a build with the vendors' roots; replaced roots are for tests under `profile = \"development\"`";
     BINDING "input.report-data" "REPORT_DATA is what the relying party computed"
         "ask for fresh evidence over your own nonce and this key; this evidence speaks for something else";
+
+    BOUND_SECTION "bound.section" "the policy says which signers it accepts"
+        "add an [evanesce] section to the policy; `evanesce attest policy init --from-evidence` writes one";
+    BOUND_PURPOSE "bound.purpose" "the policy lists what the evidence is for"
+        "ask for evidence of the purpose that you need, or list this one in purposes";
+    BOUND_NONCE "bound.nonce" "the evidence has the nonce that was asked for"
+        "ask for fresh evidence over your own nonce: this one may be old";
+    BOUND_KEY "bound.key" "the evidence speaks for the key that was asked for"
+        "ask for evidence of this very key";
+    BOUND_SIGNER "bound.signer" "the policy lists the signer module"
+        "compare the digest with a signer.wasm that you built yourself, then list it in signers";
+    BOUND_WORKER "bound.worker" "the policy lists the worker"
+        "compare the digest with a worker that you built yourself, then list it in workers";
+    BOUND_NOTARY "bound.notary" "the policy lists the notary"
+        "list the notary in notaries if its certificates and receipts are to be believed";
+    BOUND_CONFIGURATION "bound.configuration" "the policy lists the runtime configuration"
+        "read the configuration in the evidence, and list its digest if it is acceptable";
+
+    SOFTWARE_PROFILE "software.profile" "evidence is of a machine, where the policy is for production"
+        "collect evidence inside a confidential machine: insecure software evidence proves nothing";
+    SOFTWARE_READABLE "software.readable" "the evidence has the form of insecure software evidence"
+        "collect it again";
+    SOFTWARE_SIGNATURE "software.signature" "the key in the evidence signed exactly these bytes"
+        "discard the evidence: it was changed after signing";
+    SOFTWARE_VOUCHED "software.vouched" "a machine vouches for the evidence"
+        "use it to try things out, and nothing else: nobody vouches for insecure software evidence";
 
     SNP_LENGTH "snp.report.length" "the report has exactly 1184 bytes"
         "hand over the report as the firmware returned it, without its certificate table";
@@ -205,6 +266,22 @@ rules! {
         "update the machine's firmware and the TDX module";
     TDX_VERIFIED "tdx.quote.verified" "the quote passes DCAP verification"
         "see what was found";
+    TDX_CHAIN "tdx.chain.signature" "every certificate chain ends at Intel's root"
+        "fetch the collateral again, and discard the quote if it still fails: its platform's certificate is not Intel's";
+    TDX_REVOKED "tdx.chain.revoked" "Intel has revoked no certificate of the chains"
+        "stop trusting this platform: Intel has withdrawn its certificate or an issuer's";
+    TDX_TCB_REVOKED "tdx.tcb.revoked" "Intel has not revoked the platform's TCB"
+        "update the machine's firmware and the TDX module: what runs is known to be broken";
+    TDX_MODULE "tdx.module.identity" "the TDX module is one that the collateral knows, with the attributes it wants"
+        "update the TDX module";
+    TDX_PROFILING "tdx.td.profiling" "the host may not profile the TD"
+        "launch the TD without profiling: with it the host learns what the TD does";
+    TDX_RESERVED "tdx.td.reserved" "reserved attributes of the TD are zero"
+        "discard the quote, or update this program if the TDX module is newer than it";
+    TDX_MIGRATABLE "tdx.td.migratable" "no other machine may take the TD over"
+        "launch the TD without MIGRATABLE";
+    TDX_SERVICE "tdx.td.service-td" "no service TD is bound to the TD"
+        "launch the TD without a migration or other service TD";
     TDX_DEBUG "tdx.td.debug" "the host may not debug the TD"
         "launch the TD without DEBUG: with it the host reads all of its memory";
     TDX_SEPT_VE "tdx.td.sept-ve-disable" "the host cannot inject exceptions by unmapping pages"

@@ -12,7 +12,7 @@ use crate::rules::{self, Rule};
 use crate::snp::listed;
 
 /// Bytes in a quote: what the kernel's configfs interface gives at most.
-const QUOTE_BYTES_MAX: usize = 32 * 1024;
+pub(crate) const QUOTE_BYTES_MAX: usize = 32 * 1024;
 /// Bytes in a file of collateral. Intel's have about 40 KiB.
 const COLLATERAL_BYTES_MAX: usize = 1024 * 1024;
 
@@ -45,6 +45,7 @@ pub(crate) fn appraise(
         measurement: report.mr_td,
         report_data: report.report_data,
         bound: false,
+        binding: None,
     })
 }
 
@@ -52,13 +53,14 @@ pub(crate) fn appraise(
 pub(crate) fn policy_of(
     bytes: &[u8],
     collateral: &[u8],
+    roots: &Roots,
     at: OffsetDateTime,
 ) -> Result<TdxPolicy, TdxPolicyError> {
     let mut checks = Checks::default();
     let (quote, report) = read(&mut checks, bytes).ok_or(TdxPolicyError::Quote)?;
     let collateral = read_collateral(&mut checks, Some(collateral));
     let collateral = collateral.ok_or(TdxPolicyError::Collateral)?;
-    let claims = verify(&mut checks, bytes, collateral, &Roots::vendors(), at);
+    let claims = verify(&mut checks, bytes, collateral, roots, at);
     let claims = claims.ok_or(TdxPolicyError::NotVerified)?;
     let ppid = claims.platform.pck.ppid.as_slice().try_into();
     let set = |flag| flag == PckCertFlag::True;
@@ -233,7 +235,28 @@ fn verify(
 /// The rule that a message of `dcap-qvl` 0.7.1 is about. The vectors pin these messages.
 fn rule_of(message: &str) -> Rule {
     const RULES: &[(&str, Rule)] = &[
+        ("QE report validation failed", rules::TDX_ENCLAVE),
         ("Debug mode is enabled", rules::TDX_DEBUG),
+        ("profiling is enabled", rules::TDX_PROFILING),
+        ("Reserved bits in TD attributes", rules::TDX_RESERVED),
+        ("TD migration is enabled", rules::TDX_MIGRATABLE),
+        ("SERVTD_EXT is enabled", rules::TDX_SERVICE),
+        ("Invalid MR service TD", rules::TDX_SERVICE),
+        ("Unknown QE vendor ID", rules::TDX_ENCLAVE),
+        ("QE MRSIGNER mismatch", rules::TDX_ENCLAVE),
+        ("QE ISVPRODID mismatch", rules::TDX_ENCLAVE),
+        ("QE MISCSELECT mismatch", rules::TDX_ENCLAVE),
+        ("QE ATTRIBUTES mismatch", rules::TDX_ENCLAVE),
+        ("QE ISVSVN", rules::TDX_TCB_LEVEL),
+        ("TDX module", rules::TDX_MODULE),
+        ("status is invalid: Revoked", rules::TDX_TCB_REVOKED),
+        ("CertRevoked", rules::TDX_REVOKED),
+        ("InvalidCrlSignature", rules::TDX_COLLATERAL_SIGNATURE),
+        ("UnknownIssuer", rules::TDX_CHAIN),
+        ("must be issued directly by the root", rules::TDX_CHAIN),
+        ("QE Identity id/version", rules::TDX_COLLATERAL_PLATFORM),
+        ("non-TDX TCB info", rules::TDX_COLLATERAL_PLATFORM),
+        ("InvalidSignatureForPublicKey", rules::TDX_CHAIN),
         ("SEPT_VE_DISABLE", rules::TDX_SEPT_VE),
         ("Fmspc mismatch", rules::TDX_COLLATERAL_PLATFORM),
         ("PCE ID mismatch", rules::TDX_COLLATERAL_PLATFORM),
@@ -370,7 +393,7 @@ mod tests {
         let quote = fs::read(vectors.join("v4-b0c06f-phala.quote.bin")).unwrap();
         let collateral = fs::read(vectors.join("collateral-b0c06f-2025-06.json")).unwrap();
         let at = OffsetDateTime::from_unix_timestamp(1_752_919_234).unwrap();
-        let mut policy = policy_of(&quote, &collateral, at).unwrap();
+        let mut policy = policy_of(&quote, &collateral, &Roots::vendors(), at).unwrap();
         policy.smt_allowed = false;
         policy.cached_keys_allowed = false;
         policy.advisories_denied = vec!["INTEL-SA-00001".to_owned()];

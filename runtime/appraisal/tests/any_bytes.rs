@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use evanesce_appraisal::{
-    Evidence, Outcome, Policy, Roots, SnpEndorsements, appraise, policy_from_evidence,
+    Evidence, Expected, Outcome, Policy, Roots, SnpEndorsements, appraise, policy_from_evidence,
 };
 use proptest::prelude::*;
 use time::OffsetDateTime;
@@ -111,11 +111,11 @@ proptest! {
             Evidence::Snp { report: &evidence, endorsements },
             Evidence::Tdx { quote: &evidence, collateral: endorsement.as_deref() },
         ] {
-            let appraisal = appraise(evidence, None, &POLICY, &ROOTS, at);
+            let appraisal = appraise(evidence, Expected::Nothing, &POLICY, &ROOTS, at);
             prop_assert_eq!(appraisal.outcome(), Outcome::Refused);
             prop_assert!(appraisal.failures().next().is_some());
             // A policy may come out of a report that is only of the right form; it must be one.
-            if let Ok(policy) = policy_from_evidence(evidence, at) {
+            if let Ok(policy) = policy_from_evidence(evidence, None, &ROOTS, at) {
                 prop_assert_eq!(Policy::from_toml(&policy.to_toml()).unwrap(), policy);
             }
         }

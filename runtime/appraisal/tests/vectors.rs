@@ -8,7 +8,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use evanesce_appraisal::{
-    Appraisal, Evidence, Outcome, Policy, Roots, SnpEndorsements, appraise, policy_from_evidence,
+    Appraisal, Evidence, Expected, Outcome, Policy, Roots, SnpEndorsements, appraise,
+    policy_from_evidence,
 };
 use time::OffsetDateTime;
 use toml::{Table, Value};
@@ -275,14 +276,21 @@ fn appraise_snp(report: &[u8], vek: &[u8], policy: &Table) -> Appraisal {
     let endorsements = SnpEndorsements { vek: Some(vek), crl: None };
     let policy = Policy::from_toml(&policy.to_string()).unwrap();
     let roots = Roots::vendors();
-    appraise(Evidence::Snp { report, endorsements }, None, &policy, &roots, june_2026())
+    appraise(
+        Evidence::Snp { report, endorsements },
+        Expected::Nothing,
+        &policy,
+        &roots,
+        june_2026(),
+    )
 }
 
 /// The strict policy, but for what the vectors have not: a revocation list and a known binding.
 fn snp_policy(report: &[u8], vek: &[u8]) -> Table {
     let endorsements = SnpEndorsements { vek: Some(vek), crl: None };
     let evidence = Evidence::Snp { report, endorsements };
-    let mut policy = table(&policy_from_evidence(evidence, june_2026()).unwrap());
+    let mut policy =
+        table(&policy_from_evidence(evidence, None, &Roots::vendors(), june_2026()).unwrap());
     policy["snp"]["crl"].as_table_mut().unwrap().insert("required".to_owned(), false.into());
     policy
 }
@@ -295,13 +303,14 @@ fn appraise_tdx(
 ) -> Appraisal {
     let policy = Policy::from_toml(&policy.to_string()).unwrap();
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
-    appraise(Evidence::Tdx { quote, collateral }, None, &policy, &Roots::vendors(), at)
+    let evidence = Evidence::Tdx { quote, collateral };
+    appraise(evidence, Expected::Nothing, &policy, &Roots::vendors(), at)
 }
 
 fn tdx_policy(quote: &[u8], collateral: &[u8], seconds: i64) -> Table {
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
     let evidence = Evidence::Tdx { quote, collateral: Some(collateral) };
-    table(&policy_from_evidence(evidence, at).unwrap())
+    table(&policy_from_evidence(evidence, None, &Roots::vendors(), at).unwrap())
 }
 
 fn tdx_baseline_policy() -> Option<Table> {

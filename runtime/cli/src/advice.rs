@@ -32,6 +32,123 @@ pub const ADVICE: &[Advice] = &[
     ),
     Advice::new("agent.unexpected", Fault::Internal, "report this as a defect"),
     Advice::new(
+        "appraisal.policy-accepts-every-signer",
+        Fault::Refusal,
+        "list the digests of the workers and signers that you built",
+    ),
+    Advice::new(
+        "appraisal.policy-accepts-everything",
+        Fault::Refusal,
+        "list the measurements of the images that you built, or set profile = \"development\"",
+    ),
+    Advice::new(
+        "appraisal.policy-accepts-nothing",
+        Fault::Misuse,
+        "list at least one value in that field, or take the section out",
+    ),
+    Advice::new(
+        "appraisal.policy-from-quote",
+        Fault::Misuse,
+        "name the quote and collateral that was current at --at; `evanesce attest appraise` says what does not hold",
+    ),
+    Advice::new(
+        "appraisal.policy-from-report",
+        Fault::Misuse,
+        "name the report's own certificate with --vek, as AMD's key distribution service returns it",
+    ),
+    Advice::new(
+        "appraisal.policy-from-software",
+        Fault::Refusal,
+        "collect evidence inside a confidential machine and start from that",
+    ),
+    Advice::new(
+        "appraisal.policy-no-endorsement",
+        Fault::Misuse,
+        "name the certificate with --vek or the collateral with --collateral, or fetch them with `evanesce attest collateral fetch`",
+    ),
+    Advice::new(
+        "appraisal.policy-no-minimum",
+        Fault::Misuse,
+        "add the minimum for that product line, as docs/formats/appraisal-policy.md has it",
+    ),
+    Advice::new(
+        "appraisal.policy-not-for-production",
+        Fault::Refusal,
+        "take it out of the list, or set profile = \"development\"",
+    ),
+    Advice::new("appraisal.policy-not-text", Fault::Misuse, "name a policy in TOML"),
+    Advice::new(
+        "appraisal.policy-parse",
+        Fault::Misuse,
+        "every field is required and no other is known: compare with docs/formats/appraisal-policy.md",
+    ),
+    Advice::new(
+        "appraisal.policy-tcb-status",
+        Fault::Misuse,
+        "list statuses as Intel spells them; Revoked cannot be accepted",
+    ),
+    Advice::new(
+        "appraisal.policy-too-long",
+        Fault::Misuse,
+        "name the right file: policies are small",
+    ),
+    Advice::new(
+        "appraisal.policy-version",
+        Fault::Misuse,
+        "update evanesce, or write the policy anew with `evanesce attest policy init`",
+    ),
+    Advice::new(
+        "attest.generation",
+        Fault::Environment,
+        "let one program at a time ask this machine for evidence, and try again",
+    ),
+    Advice::new(
+        "attest.io",
+        Fault::Environment,
+        "run as root inside the confidential machine, with configfs mounted and the sev-guest or tdx-guest module loaded",
+    ),
+    Advice::new(
+        "attest.no-provider",
+        Fault::Environment,
+        "run inside a SEV-SNP or TDX machine: mount configfs and load the sev-guest or tdx-guest module (Linux 6.7), or see that /dev/sev-guest is there",
+    ),
+    Advice::new(
+        "attest.no-software",
+        Fault::Refusal,
+        "insecure software evidence is made by builds for tests alone; collect evidence inside a confidential machine",
+    ),
+    Advice::new("attest.order", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "attest.report-data",
+        Fault::Peer,
+        "do not trust this machine: what vouches for it signs what it likes",
+    ),
+    Advice::new(
+        "attest.roots",
+        Fault::Misuse,
+        "name a file with ARK, ASK and ASVK, or one root certificate, in PEM",
+    ),
+    Advice::new(
+        "attest.too-long",
+        Fault::Peer,
+        "update evanesce if the machine is newer than it: no report that is known has so many bytes",
+    ),
+    Advice::new(
+        "attest.unknown-provider",
+        Fault::Refusal,
+        "SEV-SNP and TDX are known here; update evanesce if the machine is newer than it",
+    ),
+    Advice::new(
+        "attester.silent",
+        Fault::Environment,
+        "the machine's firmware may be overloaded: try again; if it stays silent, look at the kernel's log",
+    ),
+    Advice::new(
+        "attester.spawn",
+        Fault::Environment,
+        "see that processes can be started (ulimit -u) and that memfd files may be executed",
+    ),
+    Advice::new(
         "audit.no-receipt",
         Fault::Misuse,
         "`evanesce audit show` lists the workloads; one that is alive has no receipt yet",
@@ -51,6 +168,61 @@ pub const ADVICE: &[Advice] = &[
         "claim.io",
         Fault::Environment,
         "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "collateral.answer",
+        Fault::Peer,
+        "see that the URL is the vendor's or a mirror of it, and update evanesce if the vendor's interface is newer",
+    ),
+    Advice::new(
+        "collateral.busy",
+        Fault::Peer,
+        "try again after that time; what was fetched before is still kept",
+    ),
+    Advice::new(
+        "collateral.cache-read",
+        Fault::Environment,
+        "remove the file and fetch it again with `evanesce attest collateral fetch`",
+    ),
+    Advice::new(
+        "collateral.cache-write",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "collateral.chip",
+        Fault::Misuse,
+        "a VLEK comes from the machine's provider, and a masked chip has no certificate: hand the certificate over with --vek",
+    ),
+    Advice::new(
+        "collateral.evidence",
+        Fault::Misuse,
+        "name evidence, a SEV-SNP report or a TDX quote",
+    ),
+    Advice::new(
+        "collateral.network",
+        Fault::Environment,
+        "see that this machine reaches the vendor; or fetch on another machine with --out and bring the file along",
+    ),
+    Advice::new(
+        "collateral.platform",
+        Fault::Misuse,
+        "the quoting service has to put the platform's certificate chain into the quote; configure it so",
+    ),
+    Advice::new(
+        "collateral.product",
+        Fault::Misuse,
+        "name the product line with --product: Milan, Genoa or Turin",
+    ),
+    Advice::new(
+        "collateral.software",
+        Fault::Misuse,
+        "insecure software evidence needs no collateral: nobody vouches for it",
+    ),
+    Advice::new(
+        "collateral.status",
+        Fault::Peer,
+        "see that the evidence is of a machine that the vendor knows, and name the product line with --product",
     ),
     Advice::new("command.empty", Fault::Misuse, "name a command after `--`"),
     Advice::new("command.interrupted", Fault::Refusal, "nothing was run; start it again"),
@@ -103,6 +275,27 @@ pub const ADVICE: &[Advice] = &[
         "what was signed was changed: see `evanesce audit verify`",
     ),
     Advice::new("envelope.too-long", Fault::Refusal, "the envelope holds no statement of evanesce"),
+    Advice::new(
+        "evidence.configuration",
+        Fault::Refusal,
+        "the envelope was changed after it was made: ask for the evidence again",
+    ),
+    Advice::new(
+        "evidence.kind",
+        Fault::Misuse,
+        "name an envelope with a SEV-SNP report or a TDX quote; raw ones go to --snp-report and --tdx-quote",
+    ),
+    Advice::new(
+        "evidence.parse",
+        Fault::Misuse,
+        "name a file that `evanesce attest collect` wrote; raw reports and quotes go to --snp-report and --tdx-quote",
+    ),
+    Advice::new("evidence.too-long", Fault::Misuse, "name the right file: evidence has a few KiB"),
+    Advice::new(
+        "evidence.version",
+        Fault::Misuse,
+        "update evanesce: the evidence is of a later version",
+    ),
     Advice::new(
         "export.other-ledger",
         Fault::Misuse,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    audit, completions, doctor, man, notary, ps, run, shred, sign, stop, verify,
+    attest, audit, completions, doctor, man, notary, ps, run, shred, sign, stop, verify,
 };
 use crate::context::Context;
 use crate::environment::Environment;
@@ -90,6 +90,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Audit(audit::AuditArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Attest(attest::AttestArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Completions(completions::CompletionsArgs),
@@ -130,6 +132,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Shred(args) => ui.finish(shred::run(&args, &context), failed),
         Command::Notary(args) => ui.finish(notary::run(&args, &context), failed),
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
+        Command::Attest(args) => ui.finish(attest::run(&args, &context), failed),
         Command::Doctor(args) => ui.finish(doctor::run(&args), failed),
         Command::Completions(args) => ui.finish(completions::run(&args), failed),
         Command::Man(args) => ui.finish(man::run(&args), failed),
@@ -145,6 +148,7 @@ fn failed_exit(command: &Command) -> fn(&CommandError) -> Exit {
         Command::Run(_) => CommandError::exit_of_run,
         Command::Verify(_) => |_| Exit::Misuse,
         Command::Audit(args) if args.is_verify() => |_| Exit::Misuse,
+        Command::Attest(args) if args.is_appraise() => |_| Exit::Misuse,
         _ => CommandError::exit,
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use evanesce_collateral::Cache;
 use evanesce_launcher::{Clock, Installation, Launcher, WorkerImage};
 use evanesce_ledger::Timestamp;
 
@@ -77,6 +78,15 @@ impl<'a> Context<'a> {
     /// Where no directory is named anywhere.
     pub fn notary_dir(&self) -> Result<PathBuf, CommandError> {
         Ok(self.state_dir()?.join("notary"))
+    }
+
+    /// What `attest collateral fetch` kept.
+    ///
+    /// # Errors
+    ///
+    /// Where no directory is named anywhere.
+    pub fn collateral(&self) -> Result<Cache, CommandError> {
+        Ok(Cache::new(self.state_dir()?.join("collateral")))
     }
 
     /// What a command that is started inherits.

@@ -160,6 +160,11 @@ macro_rules! coded {
 }
 
 coded!(
+    evanesce_appraisal::PolicyFromEvidenceError,
+    evanesce_appraisal::WantedError,
+    evanesce_collateral::CacheError,
+    evanesce_collateral::FetchError,
+    evanesce_launcher::AttestError,
     evanesce_launcher::CheckpointError,
     evanesce_launcher::CommandError,
     evanesce_launcher::EndError,
@@ -167,6 +172,7 @@ coded!(
     evanesce_launcher::NotaryError,
     evanesce_launcher::OpenError,
     evanesce_launcher::RecoverError,
+    evanesce_launcher::ResultError,
     evanesce_launcher::RunError,
     evanesce_launcher::ShredError,
     evanesce_launcher::StartError,

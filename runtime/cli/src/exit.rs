@@ -7,9 +7,9 @@ use std::process::ExitCode;
 /// | status | meaning |
 /// |---|---|
 /// | 0 | done; of `verify` and `audit verify`: trusted |
-/// | 1 | failed; of `verify` and `audit verify`: invalid; of `doctor`, `stop` and `shred`: not all holds |
+/// | 1 | failed; of `verify`, `audit verify` and `attest appraise`: invalid; of `doctor`, `stop` and `shred`: not all holds |
 /// | 2 | misuse; of `verify` and `audit verify` also: the input could not be read |
-/// | 3 | of `verify` and `audit verify`: intact, but the signer is unknown |
+/// | 3 | of `verify` and `audit verify`: intact, but the signer is unknown; of `attest appraise`: genuine, but not listed |
 /// | 125 | of `run`: evanesce refused or failed, or the key's fate is unproven |
 /// | 126 | of `run`: the command was found and could not be executed |
 /// | 127 | of `run`: the command was not found |

@@ -13,6 +13,7 @@
 //! | exit statuses | [`exit`] |
 //! | whose fault an error is, and what to do | [`errors`] and [`advice`] |
 //! | what a signature proves | [`signature`] |
+//! | whether its signer was attested | [`attestation`] |
 //!
 //! # Invariant
 //!
@@ -23,6 +24,7 @@
 
 pub mod advice;
 pub mod agent_client;
+pub mod attestation;
 pub mod cli;
 pub mod clock;
 pub mod commands;

@@ -49,6 +49,10 @@ pub fn write(receipt: &Receipt, row: u64, out: &mut dyn Write) -> io::Result<()>
         let claim = name_of(unproven.claim);
         writeln!(out, "unproven  {BAD}{claim}{BAD:#}: {}", unproven.reason)?;
     }
+    if let Some(attestation) = &receipt.attestation {
+        let (digest, provider) = (attestation.evidence, &attestation.provider);
+        writeln!(out, "evidence  {digest} {FAINT}({provider}, unjudged here){FAINT:#}")?;
+    }
     if !receipt.degraded.is_empty() {
         writeln!(out, "given up  {UNSURE}{}{UNSURE:#}", receipt.degraded.join(", "))?;
     }

@@ -195,6 +195,8 @@ pub enum TrustSource {
     Installation,
     /// It was named with `--notary`.
     Named,
+    /// Evidence that was accepted binds it.
+    Attested,
 }
 
 /// What this installation's ledger says of a key and a request.
@@ -355,6 +357,7 @@ impl<'a> Judge<'a> {
         self.checked.push(match issuer.source {
             TrustSource::Installation => "this installation's notary issued the certificate".into(),
             TrustSource::Named => "the notary named with --notary issued the certificate".into(),
+            TrustSource::Attested => "the notary in the evidence issued the certificate".into(),
         });
         let signed_at = match (given, self.signed_at) {
             (Some(at), _) => SignedAt::Given(at),

@@ -14,6 +14,8 @@ pub enum EventName {
     KeyLoaded,
     /// The notary certified a key.
     KeyCertified,
+    /// Evidence of the machine was collected.
+    EvidenceCollected,
     /// The agent socket is being served.
     Serving,
     /// A signal was passed on to the command.
@@ -45,6 +47,7 @@ impl EventName {
             Self::CageChecked => "worker.cage-checked",
             Self::KeyLoaded => "key.loaded",
             Self::KeyCertified => "key.certified",
+            Self::EvidenceCollected => "evidence.collected",
             Self::Serving => "agent.serving",
             Self::SignalForwarded => "command.signal-forwarded",
             Self::CommandEnded => "command.ended",

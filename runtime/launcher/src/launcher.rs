@@ -4,17 +4,22 @@ use std::cell::RefCell;
 use std::fmt;
 use std::io;
 
+use evanesce_evidence::EvidenceEnvelope;
 use evanesce_ledger::checkpoint::{Checkpoint, LedgerId};
 use evanesce_ledger::row::CheckpointRow;
-use evanesce_ledger::{AppendError, Appended, Envelope, Event, Ledger, NewRow, Setup, Timestamp};
+use evanesce_ledger::{
+    AppendError, Appended, AttestationResult, Envelope, Event, Ledger, NewRow, Setup, Timestamp,
+};
+use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::{PublicKey, WorkloadId};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::Serialize;
 
+use crate::attester::{self, AttestError};
 use crate::claim::{self, ClaimError};
 use crate::installation::{DirectoryError, Installation};
 use crate::notary::{NO_TERMS, Notary, NotaryError};
-use crate::plan::Plan;
+use crate::plan::{AttestPlan, Plan};
 use crate::recover::{self, RecoverError, Recovered};
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
 use crate::workload::{StartError, Workload};
@@ -140,6 +145,42 @@ impl Launcher {
         Ok(signed.expect("the row that was appended holds it"))
     }
 
+    /// Collects evidence that speaks for this installation: its notary, worker and signer, and no
+    /// workload's key. Without a nonce it takes random bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`AttestError`] names the step.
+    pub fn collect(&self, plan: &AttestPlan) -> Result<EvidenceEnvelope, AttestError> {
+        let notary = match self.notary().public_key().map_err(Box::new)? {
+            Some(key) => key,
+            None => self.notary().init().map_err(Box::new)?.public_key,
+        };
+        let nonce = match plan.nonce {
+            Some(nonce) => nonce,
+            None => {
+                let mut bytes = [0; Nonce::BYTES];
+                getrandom::fill(&mut bytes).map_err(|error| AttestError::Entropy(error.into()))?;
+                Nonce::from_bytes(bytes)
+            }
+        };
+        let configuration = attester::configuration_of_installation();
+        attester::collect(plan, Subject::Installation {}, nonce, &notary, &configuration)
+    }
+
+    /// Has the notary sign what came of an appraisal, as whose word relying parties take it.
+    ///
+    /// # Errors
+    ///
+    /// [`ResultError`] where the notary does not sign.
+    pub fn sign_result(&self, result: AttestationResult) -> Result<Envelope, ResultError> {
+        let mut notary = self.notary().open(NO_TERMS).map_err(Box::new)?;
+        let key = notary.key().id();
+        let envelope = result.sign(key, |bytes| notary.sign(bytes)).map_err(Box::new)?;
+        notary.close().map_err(Box::new)?;
+        Ok(envelope)
+    }
+
     /// The id of the installation's ledger.
     pub fn ledger_id(&self) -> LedgerId {
         self.ledger.borrow().id()
@@ -240,6 +281,18 @@ pub struct ListError(#[source] ClaimError);
 impl ListError {
     /// A stable name for `--json`, alerts and the playbook entry.
     pub const fn code(&self) -> &'static str {
+        self.0.code()
+    }
+}
+
+/// Why a result of an appraisal was not signed.
+#[derive(Debug, thiserror::Error)]
+#[error("the notary did not sign the result")]
+pub struct ResultError(#[from] Box<NotaryError>);
+
+impl ResultError {
+    /// A stable name for `--json`, alerts and the playbook entry.
+    pub fn code(&self) -> &'static str {
         self.0.code()
     }
 }

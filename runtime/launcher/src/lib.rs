@@ -34,6 +34,7 @@
 #![forbid(unsafe_code)]
 
 mod agent_socket;
+mod attester;
 pub mod cage;
 pub mod certificate;
 pub mod claim;
@@ -61,13 +62,14 @@ mod worker_image;
 mod workload;
 
 pub use agent_socket::AgentSocketError;
+pub use attester::AttestError;
 pub use command::{CommandEnd, CommandError, CommandLine, RunError};
 pub use installation::{DirectoryError, Installation};
 pub use key_file::KeyFileError;
-pub use launcher::{CheckpointError, Clock, Launcher, ListError, Listed, OpenError};
+pub use launcher::{CheckpointError, Clock, Launcher, ListError, Listed, OpenError, ResultError};
 pub use notary::{Notary, NotaryError, NotaryInfo};
 pub use output_dir::OutputDirError;
-pub use plan::{Degraded, KeySource, ParseDegradedError, Plan};
+pub use plan::{AttestPlan, Degraded, KeySource, ParseDegradedError, Plan};
 pub use record::RecordError;
 pub use recover::{RecoverError, Recovered};
 pub use shred::{ShredError, Shredded, Target, TargetError};

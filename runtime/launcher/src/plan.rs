@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use evanesce_protocol::control::Strength;
+use evanesce_protocol::evidence::{EvidenceSource, Nonce};
 use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
 use evanesce_protocol::{KeyOrigin, WorkloadId};
@@ -30,8 +31,22 @@ pub struct Plan {
     pub output_dir: Option<PathBuf>,
     /// Guarantees that the operator gives up.
     pub degraded: Vec<Degraded>,
+    /// Evidence of the machine that is to be collected for the key.
+    pub attest: Option<AttestPlan>,
     /// The name of the command, without its arguments, for the ledger.
     pub command_name: Option<String>,
+}
+
+/// How evidence is to be collected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttestPlan {
+    /// What is to make it fresh. `None` takes the digest of the workload's `started` row, which ties
+    /// the evidence to its place in the ledger.
+    pub nonce: Option<Nonce>,
+    /// What may give evidence.
+    pub source: EvidenceSource,
+    /// Where the kernel's reports are made, instead of where Linux has them: for tests.
+    pub tsm_root: Option<PathBuf>,
 }
 
 impl Plan {
@@ -61,6 +76,7 @@ impl Default for Plan {
             kill_switch: None,
             output_dir: None,
             degraded: Vec::new(),
+            attest: None,
             command_name: None,
         }
     }

@@ -114,6 +114,7 @@ fn end(
         times: Times { started: life.started_at, loaded: *loaded_at, ended: now, made: now },
         software: software(),
         cause: Cause::LauncherLost,
+        attestation: life.attested.clone(),
         command: None,
         scrub: verdict.scrub,
         signatures: Signatures {

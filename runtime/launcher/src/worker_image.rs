@@ -55,16 +55,27 @@ impl WorkerImage {
     /// Mode 0111 has the kernel start it undumpable for all but root (execve(2), on files that the
     /// user may not read), so nobody gets at its memory between `execve` and its own first call.
     pub(crate) fn seal(self) -> Result<SealedImage, ImageError> {
+        SealedImage::make("evanesce-worker", &self.bytes)
+    }
+}
+
+impl SealedImage {
+    /// The attester that this launcher was built with, ready to run.
+    pub(crate) fn attester() -> Result<Self, ImageError> {
+        Self::make("evanesce-attester", EMBEDDED_ATTESTER)
+    }
+
+    fn make(name: &str, bytes: &[u8]) -> Result<Self, ImageError> {
         let make = || -> io::Result<OwnedFd> {
             let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-            let mut file = File::from(rustix::fs::memfd_create("evanesce-worker", flags)?);
-            file.write_all(&self.bytes)?;
+            let mut file = File::from(rustix::fs::memfd_create(name, flags)?);
+            file.write_all(bytes)?;
             rustix::fs::fchmod(&file, Mode::XUSR | Mode::XGRP | Mode::XOTH)?;
             let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
             rustix::fs::fcntl_add_seals(&file, seals)?;
             Ok(file.into())
         };
-        make().map(|file| SealedImage { file }).map_err(ImageError::Seal)
+        make().map(|file| Self { file }).map_err(ImageError::Seal)
     }
 }
 
@@ -74,7 +85,7 @@ impl std::fmt::Debug for WorkerImage {
     }
 }
 
-/// A worker ready to be executed.
+/// An executable of ours, ready to be run.
 #[derive(Debug)]
 pub(crate) struct SealedImage {
     file: OwnedFd,
@@ -130,6 +141,7 @@ fn pinned(hex: &str) -> Digest {
 }
 
 static EMBEDDED: &[u8] = include_bytes!(env!("EVANESCE_WORKER_FILE"));
+static EMBEDDED_ATTESTER: &[u8] = include_bytes!(env!("EVANESCE_ATTESTER_FILE"));
 
 #[cfg(test)]
 mod tests {

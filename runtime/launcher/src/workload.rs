@@ -10,13 +10,18 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use evanesce_evidence::EvidenceEnvelope;
+use evanesce_ledger::attestation::ENVELOPE_IN_ROW_BYTES_MAX;
 use evanesce_ledger::receipt::{
     Cause, KeyFate, KeyRecord, LedgerSpan, Separation, Signatures, Software, Times,
 };
 use evanesce_ledger::row::{Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, Wiped};
-use evanesce_ledger::{AppendError, Appended, Envelope, Event, Receipt, Timestamp};
+use evanesce_ledger::{
+    AppendError, Appended, Attestation, Attested, Envelope, Event, Receipt, Timestamp,
+};
 use evanesce_protocol::channel::ReceiveError;
 use evanesce_protocol::control::{Serve, SignerOrder, SignerReport, Strength};
+use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
@@ -24,6 +29,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use crate::agent_socket::{AgentSocketError, RuntimeFiles};
+use crate::attester::{self, AttestError};
 use crate::cage::{CageChecked, Expected};
 use crate::certificate::{Certificate, Terms, public_key_line};
 use crate::claim::{Claim, ClaimError, ClaimedKey, HeldClaim, ProcessName};
@@ -59,6 +65,8 @@ pub struct Workload<'a> {
     journal: Journal,
     files: RuntimeFiles,
     signals: Signals,
+    /// Evidence that was collected for its key.
+    evidence: Option<Evidence>,
     /// The workload's `started` row.
     first_row: u64,
     /// What memory will do, for its notary as well.
@@ -106,7 +114,14 @@ struct LoadedKey {
     notary: Session,
     cage: CageChecked,
     key: Key,
+    evidence: Option<Evidence>,
     newest: Appended,
+}
+
+/// Evidence that was collected, and how its receipt names it.
+struct Evidence {
+    envelope: EvidenceEnvelope,
+    attestation: Attestation,
 }
 
 impl<'a> Workload<'a> {
@@ -152,7 +167,7 @@ impl<'a> Workload<'a> {
         let (claim, started) = claim.keep_if(launcher.append(&id, [started]))?;
 
         let coming_up = ComingUp { worker, notary, key_file };
-        let loaded = match coming_up.load(launcher, &plan, &id) {
+        let loaded = match coming_up.load(launcher, &plan, &id, started.head) {
             Ok(loaded) => loaded,
             Err(error) => {
                 // No key was ever within a client's reach: this row ends the workload.
@@ -174,7 +189,7 @@ impl<'a> Workload<'a> {
         mut parts: Parts,
         loaded: LoadedKey,
     ) -> Result<Self, StartError> {
-        let LoadedKey { worker, notary, cage, key, newest } = loaded;
+        let LoadedKey { worker, notary, cage, key, evidence, newest } = loaded;
         let claimed = ClaimedKey {
             public_key: key.public,
             backing: cage.backing(),
@@ -195,6 +210,7 @@ impl<'a> Workload<'a> {
             journal,
             files: parts.files,
             signals: parts.signals,
+            evidence,
             first_row: parts.first_row,
             strength: plan.strength(),
             newest,
@@ -341,7 +357,8 @@ impl<'a> Workload<'a> {
         let row = self.launcher.append(self.id(), [row])?.last;
         self.claim.remove()?;
         notary.close().map_err(Box::new)?;
-        Ok(Ended { receipt, envelope, row, fate })
+        let evidence = self.evidence.map(|evidence| evidence.envelope);
+        Ok(Ended { receipt, envelope, row, fate, evidence })
     }
 
     /// The workload's id.
@@ -523,6 +540,7 @@ impl<'a> Workload<'a> {
             },
             software: software(),
             cause: verdict.cause,
+            attestation: self.evidence.as_ref().map(|evidence| evidence.attestation.clone()),
             command: self.command,
             scrub: verdict.scrub,
             signatures: Signatures {
@@ -550,6 +568,7 @@ impl ComingUp {
         launcher: &Launcher,
         plan: &Plan,
         id: &WorkloadId,
+        started: Digest,
     ) -> Result<LoadedKey, StartError> {
         let Self { mut worker, notary, key_file } = self;
         let expected = Expected {
@@ -575,6 +594,18 @@ impl ComingUp {
         let notary_key = notary.key().clone();
         let certificate = Certificate::issue(&terms, &notary_key, |bytes| notary.sign(bytes))
             .map_err(Box::new)?;
+        let evidence = match &plan.attest {
+            Some(attest) => {
+                let subject = Subject::SigningIdentity { public_key: public };
+                let nonce = attest.nonce.unwrap_or(Nonce::from_bytes(*started.as_bytes()));
+                let configuration = attester::configuration_of(plan, id);
+                let envelope =
+                    attester::collect(attest, subject, nonce, &notary_key, &configuration)?;
+                tracing::info!(event = %EventName::EvidenceCollected, workload = %id, evidence = %envelope.digest());
+                Some(Evidence::new(envelope, launcher.clock.now()))
+            }
+            None => None,
+        };
         let newest = launcher.append(
             id,
             [
@@ -589,11 +620,33 @@ impl ComingUp {
                     notary: notary_key.id(),
                     valid_before: terms.valid_before,
                 }),
-            ],
+            ]
+            .into_iter()
+            .chain(evidence.as_ref().map(Evidence::to_row)),
         )?;
         tracing::info!(event = %EventName::KeyCertified, workload = %id, notary = %notary_key.id());
         let key = Key { public, key_use, origin, certificate, loaded_at };
-        Ok(LoadedKey { worker, notary, cage, key, newest })
+        Ok(LoadedKey { worker, notary, cage, key, evidence, newest })
+    }
+}
+
+impl Evidence {
+    fn new(envelope: EvidenceEnvelope, collected: Timestamp) -> Self {
+        let attestation = Attestation {
+            evidence: envelope.digest(),
+            provider: envelope.raw.provider.clone(),
+            nonce: envelope.binding.nonce,
+            collected,
+        };
+        Self { envelope, attestation }
+    }
+
+    /// The row, with the evidence in it where it fits.
+    fn to_row(&self) -> Event {
+        let text = self.envelope.without_endorsements().to_json();
+        let fits = text.len() <= ENVELOPE_IN_ROW_BYTES_MAX;
+        let envelope = fits.then(|| serde_json::from_str(&text).expect("it was just written"));
+        Event::Attested(Box::new(Attested { attestation: self.attestation.clone(), envelope }))
     }
 }
 
@@ -656,6 +709,8 @@ pub struct Ended {
     pub row: u64,
     /// What became of the key, as the receipt says.
     pub fate: KeyFate,
+    /// The evidence that was collected for the key.
+    pub evidence: Option<EvidenceEnvelope>,
 }
 
 /// A file whose appearance ends the key.
@@ -762,6 +817,9 @@ pub enum StartError {
     /// The notary did not certify the key.
     #[error("the notary did not certify the key")]
     Notary(#[from] Box<NotaryError>),
+    /// There is no evidence for the key.
+    #[error("no evidence could be collected for the key")]
+    Attest(#[from] AttestError),
     /// There is no journal for the worker.
     #[error("the journal of requests could not be made")]
     Journal(#[source] io::Error),
@@ -788,6 +846,7 @@ impl StartError {
             Self::Ledger(error) => error.code(),
             Self::Worker(error) => error.code(),
             Self::Notary(error) => error.code(),
+            Self::Attest(error) => error.code(),
             Self::Journal(_) => "start.journal",
             Self::PublicKeyFile(_) => "start.public-key-file",
             Self::End(error) => error.code(),

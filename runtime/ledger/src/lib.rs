@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod append;
+pub mod attestation;
 mod base64;
 pub mod checkpoint;
 pub mod dsse;
@@ -46,6 +47,7 @@ mod verify;
 pub use append::{
     AppendError, Appended, BATCH_BYTES_MAX, Ledger, SEGMENT_BYTES_MAX_DEFAULT, Setup, Writer,
 };
+pub use attestation::{Attestation, AttestationResult, Attested};
 pub use checkpoint::{Checkpoint, LedgerId};
 pub use dsse::Envelope;
 pub use export::{ExportError, Exported};

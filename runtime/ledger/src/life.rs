@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::{Digest, WorkloadId};
 
+use crate::attestation::{Attestation, Attested};
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
 use crate::receipt::{KeyRecord, LedgerSpan, Receipt, Signatures};
@@ -32,6 +33,8 @@ pub struct OpenWorkload {
     pub loaded: Option<(Timestamp, Loaded)>,
     /// The requests in its `signed` rows; `None` without a key.
     pub requests: Option<RequestCommitment>,
+    /// The newest evidence that was collected for its key.
+    pub attested: Option<Attestation>,
     /// Whether its worker said that it wiped its memory.
     pub wiped: bool,
     /// Its `started` row.
@@ -107,6 +110,12 @@ impl Lives {
             "started" => self.start(workload, header, read(line)?, digest)?,
             "loaded" => self.life(workload)?.load(header.at, read(line)?)?,
             "signed" => self.life(workload)?.sign(&read(line)?)?,
+            "attested" => {
+                let Attested { attestation, .. } = read(line)?;
+                if let Some(life) = self.open.get_mut(workload) {
+                    life.attested = Some(attestation);
+                }
+            }
             "wiped" => {
                 read::<IgnoredAny>(line)?;
                 if let Some(life) = self.open.get_mut(workload) {
@@ -168,6 +177,7 @@ impl Lives {
             started,
             loaded: None,
             requests: None,
+            attested: None,
             wiped: false,
             first: header.seq,
             last: header.seq,
@@ -256,6 +266,13 @@ impl OpenWorkload {
         if receipt.signatures.commitment != requests.value() {
             return wrong(&requests.value(), &receipt.signatures.commitment);
         }
+        if receipt.attestation != self.attested {
+            let text = |attestation: &Option<Attestation>| match attestation {
+                Some(attestation) => format!("evidence {}", attestation.evidence),
+                None => "no evidence".to_owned(),
+            };
+            return wrong(&text(&self.attested), &text(&receipt.attestation));
+        }
         let span = self.span(ledger);
         match receipt.ledger == span {
             true => Ok(()),
@@ -280,6 +297,8 @@ struct ReceiptEssence {
 struct PredicateEssence {
     workload: WorkloadId,
     key: KeyRecord,
+    #[serde(default)]
+    attestation: Option<Attestation>,
     signatures: Signatures,
     ledger: LedgerSpan,
 }

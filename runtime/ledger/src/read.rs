@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use evanesce_protocol::{Digest, PublicKey, WorkloadId};
 
+use crate::attestation::Attested;
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
 use crate::life::{Lives, OpenWorkload};
@@ -124,6 +125,47 @@ impl Reader {
             }
         }
         Ok(found)
+    }
+
+    /// The newest evidence that was collected for a key.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] where a segment cannot be read or a line is no row.
+    pub fn attested_of(&self, key: &PublicKey) -> Result<Option<Attested>, ReadError> {
+        let (mut holder, mut found) = (None, None);
+        let mut walk = LineWalk::new(&self.segments);
+        while let Some(line) = walk.next_line()? {
+            let header = line.header()?;
+            // Evidence stands in the rows that are appended together with `loaded`, or after it.
+            match (header.event, header.workload) {
+                ("loaded", workload) if line.event::<Loaded>()?.public_key == *key => {
+                    holder = workload.map(str::to_owned);
+                }
+                ("attested", Some(workload)) if holder.as_deref() == Some(workload) => {
+                    found = Some(line.event()?);
+                }
+                ("receipt", workload) if holder.as_deref() == workload => holder = None,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// The row with this digest: its number, and when it was appended.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`] where a segment cannot be read or a line is no row.
+    pub fn place_of(&self, digest: &Digest) -> Result<Option<(u64, Timestamp)>, ReadError> {
+        let mut walk = LineWalk::new(&self.segments);
+        while let Some(line) = walk.next_line()? {
+            if Digest::of(line.text.as_bytes()) == *digest {
+                let header = line.header()?;
+                return Ok(Some((header.seq, header.at)));
+            }
+        }
+        Ok(None)
     }
 
     /// The workloads that were started and have no receipt, by id.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use evanesce_protocol::smaps::Backing;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 
+use crate::attestation::Attestation;
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
 use crate::notary::{NotaryKeyId, P256Signature};
@@ -30,6 +31,9 @@ pub struct Receipt {
     pub software: Software,
     /// Why the workload ended.
     pub cause: Cause,
+    /// The evidence that was collected for its key (`--attest`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestation: Option<Attestation>,
     /// How its command ended; absent where none was started or its end was not seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,

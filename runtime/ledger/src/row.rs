@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 
+use crate::attestation::Attested;
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
 use crate::notary::{NotaryKey, NotaryKeyId};
@@ -104,6 +105,8 @@ pub enum Event {
     Loaded(Loaded),
     /// The notary certified the key.
     Certified(Certified),
+    /// Evidence of the machine was collected for the key.
+    Attested(Box<Attested>),
     /// The key signed.
     Signed(Signed),
     /// The worker says that it wiped its memory.

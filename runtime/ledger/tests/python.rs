@@ -35,6 +35,7 @@ fn ledger_with_everything(dir: &Path, notary: &TestNotary, second: &TestNotary) 
     ledger.append(&[NewRow::of_ledger(at(1), Event::Notary(row))]).unwrap();
     let mut life = Life::start(&mut ledger, "w-2", 8);
     life.load(&mut ledger);
+    life.attest(&mut ledger);
     life.sign(&mut ledger, &[b"x"]);
     life.wipe(&mut ledger);
     life.end(&mut ledger, second);

@@ -298,6 +298,28 @@ fn a_key_from_a_file_that_is_called_destroyed_is_named() {
 }
 
 #[test]
+fn a_receipt_that_names_other_evidence_than_its_rows_is_wrong() {
+    for forge in [true, false] {
+        let fixture = Fixture::new();
+        let mut ledger = open(fixture.dir.path());
+        let mut life = Life::start(&mut ledger, "w-2", 8);
+        life.load(&mut ledger);
+        if forge {
+            life.attest(&mut ledger);
+        }
+        let mut receipt = life.receipt();
+        if let Some(attestation) = &mut receipt.attestation {
+            attestation.evidence = evanesce_protocol::Digest::of(b"other evidence");
+        }
+        life.end_with(&mut ledger, &fixture.notary, receipt);
+
+        let bad = fixture.audit().first_bad_row;
+
+        assert_eq!(bad.map(|bad| bad.problem), forge.then_some(Problem::Receipt));
+    }
+}
+
+#[test]
 fn impossible_lives_are_named() {
     type Rows = fn(&mut evanesce_ledger::Ledger, &TestNotary);
     let cases: [(Rows, u64, Problem); 6] = [

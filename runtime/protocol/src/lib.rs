@@ -23,6 +23,7 @@ pub mod agent;
 pub mod channel;
 pub mod commitment;
 pub mod control;
+pub mod evidence;
 pub mod grant;
 pub mod ids;
 pub mod limits;

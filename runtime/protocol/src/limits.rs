@@ -41,3 +41,13 @@ pub const WORKLOAD_ID_BYTES_MAX: usize = 64;
 
 /// Signatures of one key where the operator names no smaller budget.
 pub const SIGNATURES_MAX_DEFAULT: u64 = 1_000_000;
+
+/// Bytes in the name of a provider of evidence.
+pub const EVIDENCE_PROVIDER_BYTES_MAX: usize = 64;
+
+/// Bytes in a report or quote: what the kernel's configfs interface gives at most (`SZ_32K`).
+pub const EVIDENCE_OUTBLOB_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes in the certificates that come with a report: what the kernel's driver takes at most
+/// (`SEV_FW_BLOB_MAX_SIZE`).
+pub const EVIDENCE_AUXBLOB_BYTES_MAX: usize = 16 * 1024;

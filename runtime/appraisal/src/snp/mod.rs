@@ -5,6 +5,7 @@ mod report;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,7 @@ use certificate::{RevocationList, VekFacts};
 use report::{Firmware, Report, Tcb};
 
 use crate::appraisal::{Checks, Claims, Tee, rfc3339};
+use crate::endorsement::{EndorsementRequest, TcbParts, WantedError};
 use crate::policy::{
     Allowed, Any, CrlPolicy, GuestGuard, GuestRisk, Hex, PlatformGuard, PlatformRisk, SigningKey,
     SnpPolicy, TcbMin, one_of,
@@ -46,7 +48,7 @@ impl Product {
     }
 
     /// The product line by the name that certificates give it.
-    fn of_name(name: &str) -> Option<Self> {
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
         match name {
             "Milan" => Some(Self::Milan),
             "Genoa" => Some(Self::Genoa),
@@ -55,6 +57,20 @@ impl Product {
         }
     }
 }
+
+impl FromStr for Product {
+    type Err = UnknownProduct;
+
+    /// Reads exactly what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::of_name(text).ok_or(UnknownProduct)
+    }
+}
+
+/// A text that names no product line that is known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected Milan, Genoa or Turin")]
+pub struct UnknownProduct;
 
 impl fmt::Display for Product {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -108,6 +124,7 @@ pub(crate) fn appraise(
         measurement: *report.measurement(),
         report_data: *report.report_data(),
         bound: false,
+        binding: None,
     })
 }
 
@@ -169,6 +186,31 @@ pub(crate) fn policy_of(bytes: &[u8], vek: &[u8]) -> Result<SnpPolicy, SnpPolicy
         crl: CrlPolicy { required: true, age_hours_max: 30 * 24 },
         tcb_min: tcb_min(report.reported_tcb())?,
         launch_tcb_min: tcb_min(report.launch_tcb())?,
+    })
+}
+
+/// What a report has to be checked by.
+pub(crate) fn wanted(
+    bytes: &[u8],
+    product: Option<Product>,
+) -> Result<EndorsementRequest, WantedError> {
+    let report = Report::new(bytes).ok_or(WantedError::Unreadable)?;
+    let product = report.cpuid().and_then(|cpuid| Product::of_cpuid(*cpuid)).or(product);
+    let product = product.ok_or(WantedError::Product)?;
+    let Tcb { fmc, bootloader, tee, snp, microcode } =
+        Tcb::read(product, report.reported_tcb()).ok_or(WantedError::Unreadable)?;
+    let chip_id = report.chip_id();
+    let hardware_id = match product {
+        Product::Milan | Product::Genoa => &chip_id[..],
+        Product::Turin => &chip_id[..8],
+    };
+    if report.signing_key() != 0 || hardware_id.iter().all(|byte| *byte == 0) {
+        return Err(WantedError::Chip);
+    }
+    Ok(EndorsementRequest::Snp {
+        product,
+        hardware_id: hardware_id.to_vec(),
+        tcb: TcbParts { fmc, bootloader, tee, snp, microcode },
     })
 }
 

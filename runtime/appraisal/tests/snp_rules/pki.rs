@@ -7,8 +7,9 @@ use ring::signature::{
     ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _, RSA_PSS_SHA384, RsaKeyPair,
 };
 use rsa::pkcs1::EncodeRsaPrivateKey as _;
-use x509_cert::der::asn1::ObjectIdentifier;
 use x509_cert::der::pem::{LineEnding, encode_string};
+
+use crate::der::{bits, extension, name, oid, tlv, utc};
 
 /// Whose RSA key signs something.
 #[derive(Clone, Copy)]
@@ -140,16 +141,6 @@ impl RevocationList {
     }
 }
 
-/// A DER integer below 256.
-pub(crate) fn integer(value: u8) -> Vec<u8> {
-    if value < 0x80 { tlv(0x02, &[value]) } else { tlv(0x02, &[0, value]) }
-}
-
-/// An ASN.1 IA5String.
-pub(crate) fn ia5(text: &str) -> Vec<u8> {
-    tlv(0x16, text.as_bytes())
-}
-
 fn signed(fields: &[u8], signer: Signer) -> Vec<u8> {
     let tbs = tlv(0x30, fields);
     let key = signer.key();
@@ -164,37 +155,4 @@ fn rsassa_pss() -> Vec<u8> {
     let mgf1 = tlv(0x30, &[oid("1.2.840.113549.1.1.8"), sha384.clone()].concat());
     let parameters = [tlv(0xA0, &sha384), tlv(0xA1, &mgf1), tlv(0xA2, &tlv(0x02, &[48]))].concat();
     tlv(0x30, &[oid("1.2.840.113549.1.1.10"), tlv(0x30, &parameters)].concat())
-}
-
-fn name(common_name: &str) -> Vec<u8> {
-    let attribute = [oid("2.5.4.3"), tlv(0x0C, common_name.as_bytes())].concat();
-    tlv(0x30, &tlv(0x31, &tlv(0x30, &attribute)))
-}
-
-fn extension((id, critical, value): &(&'static str, bool, Vec<u8>)) -> Vec<u8> {
-    let critical = if *critical { tlv(0x01, &[0xFF]) } else { Vec::new() };
-    tlv(0x30, &[oid(id), critical, tlv(0x04, value)].concat())
-}
-
-fn utc(date: &str) -> Vec<u8> {
-    tlv(0x17, format!("{date}000000Z").as_bytes())
-}
-
-fn oid(text: &str) -> Vec<u8> {
-    tlv(0x06, ObjectIdentifier::new(text).unwrap().as_bytes())
-}
-
-fn bits(bytes: &[u8]) -> Vec<u8> {
-    tlv(0x03, &[&[0], bytes].concat())
-}
-
-fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len()).unwrap();
-    let [high, low] = length.to_be_bytes();
-    let header = match length {
-        0..0x80 => vec![tag, low],
-        0x80..0x100 => vec![tag, 0x81, low],
-        _ => vec![tag, 0x82, high, low],
-    };
-    [header.as_slice(), value].concat()
 }

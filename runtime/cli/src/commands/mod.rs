@@ -1,5 +1,6 @@
 //! One file per subcommand.
 
+pub mod attest;
 pub mod audit;
 pub mod completions;
 pub mod doctor;

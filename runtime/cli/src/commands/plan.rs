@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use evanesce_launcher::{Degraded, KeySource, Plan};
 use evanesce_protocol::WorkloadId;
+use evanesce_protocol::evidence::Nonce;
 
+use crate::commands::attest::collect::SourceArgs;
+use crate::commands::attest::input::parse_nonce;
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
@@ -35,6 +38,21 @@ pub struct KeyArgs {
     /// says what was given up.
     #[arg(long, value_name = "NAME")]
     pub allow_degraded: Vec<Degraded>,
+
+    /// Have the machine vouch for the key; the evidence goes to the ledger, its digest to the receipt
+    ///
+    /// Needs root inside a SEV-SNP or TDX machine, and refuses elsewhere.
+    #[arg(long)]
+    pub attest: bool,
+
+    /// Bind the nonce of whoever asks for evidence, 64 hexadecimal digits
+    ///
+    /// Without one, the digest of the workload's `started` row ties the evidence to the ledger.
+    #[arg(long, value_name = "HEX", requires = "attest", value_parser = parse_nonce)]
+    pub attest_nonce: Option<Nonce>,
+
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
 }
 
 impl KeyArgs {
@@ -48,6 +66,7 @@ impl KeyArgs {
             },
             ttl: self.ttl,
             degraded: self.allow_degraded.clone(),
+            attest: self.attest.then(|| self.source.plan(self.attest_nonce)),
             ..Plan::default()
         }
     }

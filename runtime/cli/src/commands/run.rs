@@ -14,6 +14,7 @@ use evanesce_protocol::WorkloadId;
 use evanesce_protocol::grant::{Grant, Grants};
 use serde::Serialize;
 
+use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::plan::KeyArgs;
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
@@ -64,9 +65,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
 
-    /// Replace FILE where --receipt names one that exists
-    #[arg(long, requires = "receipt")]
+    /// Replace FILE where --receipt or --evidence names one that exists
+    #[arg(long)]
     force: bool,
+
+    /// Write the evidence of --attest to FILE
+    #[arg(long, value_name = "FILE", requires = "attest")]
+    evidence: Option<PathBuf>,
 
     /// Say nothing but errors
     #[arg(long, short)]
@@ -98,12 +103,13 @@ impl RunArgs {
 /// Where there was no key for it, or the key's end could not be seen to.
 pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandError> {
     let existing = Existing::of_force(args.force);
-    if let Some(path) = &args.receipt {
+    for path in args.receipt.iter().chain(&args.evidence) {
         new_file::check(path, existing)?;
     }
     // Before there is a key: no key for a command that cannot be started.
     let command = CommandLine::resolve(&args.command, context.variables())?;
     let plan = args.plan(command.name())?;
+    args.key.source.warn(context);
     let launcher = context.launcher()?;
     let mut workload = launcher.start(plan)?;
     if !args.quiet {
@@ -117,6 +123,16 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         let text = serde_json::to_string(&ended.envelope).expect("an envelope is plain data");
         if let Err(error) = new_file::write(path, format!("{text}\n").as_bytes(), existing) {
             report.fail(error.into(), Exit::Refused);
+        }
+    }
+    if let (Some(path), Some(evidence)) = (&args.evidence, &ended.evidence) {
+        let mut evidence = evidence.clone();
+        let written = add_kept_endorsements(&mut evidence, context).and_then(|()| {
+            let text = format!("{}\n", evidence.to_json());
+            Ok(new_file::write(path, text.as_bytes(), existing)?)
+        });
+        if let Err(error) = written {
+            report.fail(error, Exit::Refused);
         }
     }
     Ok(report)

@@ -15,6 +15,7 @@ use serde::Serialize;
 use ssh_key::Certificate;
 
 use crate::agent_client::AgentClient;
+use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::plan::KeyArgs;
 use crate::commands::run::UnprovenError;
 use crate::context::Context;
@@ -93,6 +94,11 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
     for target in jobs.iter().filter_map(|job| job.target.as_deref()) {
         new_file::check(target, existing)?;
     }
+    let evidence_files = args.evidence_files();
+    for path in &evidence_files {
+        new_file::check(path, existing)?;
+    }
+    args.key.source.warn(context);
     let launcher = context.launcher()?;
     let mut workload = launcher.start(args.plan())?;
     let signed = sign_all(&mut workload, &jobs);
@@ -112,6 +118,13 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
             signature: job.target.is_none().then_some(text),
         });
     }
+    if let Some(evidence) = &ended.evidence {
+        let mut evidence = evidence.clone();
+        add_kept_endorsements(&mut evidence, context)?;
+        for path in &evidence_files {
+            new_file::write(path, format!("{}\n", evidence.to_json()).as_bytes(), existing)?;
+        }
+    }
     let error = (ended.fate == KeyFate::Unproven).then(|| {
         let id = ended.receipt.workload.clone();
         CommandError::from(UnprovenError { id }).to_record()
@@ -127,6 +140,15 @@ impl SignArgs {
         };
         let grants = Grants::new(vec![grant]).expect("one grant stands alone");
         Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan() }
+    }
+
+    /// Where the key's evidence goes: beside each file that is signed.
+    fn evidence_files(&self) -> Vec<PathBuf> {
+        let files = self.files.iter().filter(|path| !files::is_stdin(path));
+        match self.key.attest {
+            true => files.map(|path| evidence_path(path)).collect(),
+            false => Vec::new(),
+        }
     }
 
     /// Reads every input, before there is a key.
@@ -162,6 +184,13 @@ impl SignArgs {
             target,
         })
     }
+}
+
+/// `FILE.evidence.json`.
+pub(crate) fn evidence_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".evidence.json");
+    name.into()
 }
 
 /// `FILE.sig`.

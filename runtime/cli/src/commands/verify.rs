@@ -7,13 +7,16 @@ use evanesce_ledger::{
     NotaryKey, Outcome, ReadError as LedgerError, Reader, Receipt, SignedMatch, Statement,
     Timestamp,
 };
-use evanesce_protocol::PublicKey;
 use evanesce_protocol::sshsig::Envelope;
+use evanesce_protocol::{Digest, PublicKey};
 use serde::Serialize;
 use ssh_key::Certificate;
 
+use crate::attestation::{self, AttestationOutcome, AttestationRecord, Bundle};
 use crate::clock;
-use crate::commands::sign::signature_path;
+use crate::commands::attest::appraise::read_policy;
+use crate::commands::attest::input::{Input, RootArgs, read_bundle};
+use crate::commands::sign::{evidence_path, signature_path};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
@@ -39,7 +42,8 @@ use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
 Examples:
   evanesce verify release.tar
   evanesce verify release.tar --notary build-host.pub --at 2026-11-22T02:10:00Z
-  evanesce verify - --signature src.tar.sig < src.tar")]
+  evanesce verify - --signature src.tar.sig < src.tar
+  evanesce verify release.tar --policy policy.toml --evidence release.tar.evidence.json")]
 pub struct VerifyArgs {
     /// The file, or - for standard input
     #[arg(value_name = "FILE")]
@@ -60,9 +64,35 @@ pub struct VerifyArgs {
     /// Judge the certificate as of TIME, whatever the ledger says: 2026-11-22T02:10:00Z
     #[arg(long, value_name = "TIME", value_parser = files::parse_time)]
     at: Option<Timestamp>,
+
+    /// Accept attested signers alone: their evidence has to meet the policy in POLICY
+    ///
+    /// The evidence is that of --evidence, of FILE.evidence.json, or of the ledger. It is judged as
+    /// of the time of the signature.
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<PathBuf>,
+
+    /// Read the evidence from FILE instead of FILE.evidence.json or the ledger
+    #[arg(long, value_name = "FILE")]
+    evidence: Option<PathBuf>,
+
+    /// Accept signers that the verifier with the public key in PUB found attested (can be repeated)
+    ///
+    /// Takes the signed result of `attest appraise --result` beside the evidence. With --policy the
+    /// evidence is judged here as well.
+    #[arg(long = "verifier", value_name = "PUB")]
+    verifiers: Vec<PathBuf>,
+
+    #[command(flatten)]
+    roots: RootArgs,
 }
 
 impl VerifyArgs {
+    /// Whether signers have to be attested.
+    const fn wants_attestation(&self) -> bool {
+        self.policy.is_some() || !self.verifiers.is_empty()
+    }
+
     fn signature_file(&self) -> Result<PathBuf, VerifyError> {
         match &self.signature {
             Some(path) => Ok(path.clone()),
@@ -88,6 +118,7 @@ pub fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<VerifyReport, Com
         public_key: intact.map(|intact| intact.public_key),
         certificate: intact.and_then(|intact| intact.certificate.as_deref()).map(Into::into),
         judgement,
+        attestation: None,
         receipt,
     };
     let intact = match open(&text, args) {
@@ -96,10 +127,103 @@ pub fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<VerifyReport, Com
         Err(OpenError::Flaw(flaw)) => return Ok(report(None, Judgement::of_flaw(&flaw), None)),
         Err(OpenError::Command(error)) => return Err(error),
     };
-    let evidence = gather(args, context, &intact)?;
-    let judgement =
-        signature::judge(&intact, &evidence.notaries, &evidence.ledger, args.at, clock::now());
-    Ok(report(Some(&intact), judgement, evidence.ledger.receipt))
+    let mut known = gather(args, context, &intact)?;
+    let mut attestation = match args.wants_attestation() {
+        true => Some(attested(args, context, &intact, &known.ledger)?),
+        false => None,
+    };
+    if let Some(key) = attestation.as_ref().and_then(AttestationRecord::notary) {
+        known.notaries.push(TrustedNotary { key: key.clone(), source: TrustSource::Attested });
+    }
+    let mut judgement =
+        signature::judge(&intact, &known.notaries, &known.ledger, args.at, clock::now());
+    if let Some(attestation) = &mut attestation {
+        attestation.apply(&mut judgement, intact.certificate.is_some());
+    }
+    let mut report = report(Some(&intact), judgement, known.ledger.receipt);
+    report.attestation = attestation.map(Box::new);
+    Ok(report)
+}
+
+/// Whether the key was attested, by the policy or by a verifier's word.
+fn attested(
+    args: &VerifyArgs,
+    context: &Context<'_>,
+    intact: &Intact,
+    ledger: &LedgerWord,
+) -> Result<AttestationRecord, CommandError> {
+    let key = &intact.public_key;
+    let Some((name, bundle)) = find_evidence(args, context, intact)? else {
+        return Ok(AttestationRecord::none(
+            "none beside the file and none in the ledger; name it with --evidence",
+        ));
+    };
+    let recorded = ledger.signed.map(|(at, _)| at);
+    let at = args.at.or(recorded).unwrap_or_else(clock::now);
+    let mut verifiers = Vec::new();
+    for path in &args.verifiers {
+        verifiers.push(trust::read_notary(path)?);
+    }
+    let by_result =
+        (!verifiers.is_empty()).then(|| attestation::by_result(&bundle, key, &verifiers, at));
+    let mut record = match (&args.policy, by_result) {
+        (None, Some(record)) => record,
+        // Whoever gives both wants both.
+        (_, Some(record)) if record.outcome() != AttestationOutcome::Attested => return Ok(record),
+        (Some(policy), _) => {
+            let policy = read_policy(policy)?;
+            let roots = args.roots.roots(context)?;
+            let mut input = Input::of_envelope(name, bundle.evidence.clone());
+            input.complete(context)?;
+            attestation::by_policy(&input, key, &policy, &roots, at)
+        }
+        (None, None) => unreachable!("asked for only where there is one of the two"),
+    };
+    if record.outcome() == AttestationOutcome::Attested {
+        record.add_time(args.at.is_some(), ledger.signed);
+        let nonce = Digest::from_bytes(*bundle.evidence.binding.nonce.as_bytes());
+        match place_in_ledger(&context.ledger_dir()?, &nonce)? {
+            Some((row, at)) => record.add_checked(format!(
+                "the evidence is younger than row {row} of the ledger, of {at}"
+            )),
+            None => record
+                .add_not_checked("how old the evidence is: its nonce is of no row of this ledger"),
+        }
+    }
+    Ok(record)
+}
+
+/// Evidence by the name it was given, beside the file, or in the ledger.
+fn find_evidence(
+    args: &VerifyArgs,
+    context: &Context<'_>,
+    intact: &Intact,
+) -> Result<Option<(PathBuf, Bundle)>, CommandError> {
+    if let Some(path) = &args.evidence {
+        return Ok(Some((path.clone(), read_bundle(path)?)));
+    }
+    let beside = evidence_path(&args.file);
+    if !files::is_stdin(&args.file) && beside.exists() {
+        return Ok(Some((beside.clone(), read_bundle(&beside)?)));
+    }
+    let dir = context.ledger_dir()?;
+    let reader = match Reader::open(&dir) {
+        Ok(reader) => reader,
+        Err(LedgerError::None { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let attested = reader.attested_of(&intact.public_key)?.and_then(|found| found.envelope);
+    // A row of a later version may hold what cannot be read here: then there is none.
+    let evidence = attested.and_then(|envelope| serde_json::from_value(envelope).ok());
+    Ok(evidence.map(|evidence| (dir, Bundle { evidence, result: None })))
+}
+
+fn place_in_ledger(dir: &Path, digest: &Digest) -> Result<Option<(u64, Timestamp)>, CommandError> {
+    match Reader::open(dir) {
+        Ok(reader) => Ok(reader.place_of(digest)?),
+        Err(LedgerError::None { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn open(text: &[u8], args: &VerifyArgs) -> Result<Intact, OpenError> {
@@ -218,6 +342,8 @@ pub struct VerifyReport {
     certificate: Option<CertificateRecord>,
     #[serde(flatten)]
     judgement: Judgement,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attestation: Option<Box<AttestationRecord>>,
     receipt: Option<Box<Receipt>>,
 }
 

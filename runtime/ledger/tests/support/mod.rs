@@ -11,10 +11,11 @@ use evanesce_ledger::receipt::*;
 use evanesce_ledger::row::*;
 use evanesce_ledger::shred::*;
 use evanesce_ledger::{
-    AppendError, Appended, Envelope, Ledger, LedgerId, NotaryKey, P256Signature, Setup, Timestamp,
-    Verdict, VerifyOptions, verify,
+    AppendError, Appended, Attestation, Attested, Envelope, Ledger, LedgerId, NotaryKey,
+    P256Signature, Setup, Timestamp, Verdict, VerifyOptions, verify,
 };
 use evanesce_protocol::commitment::RequestCommitment;
+use evanesce_protocol::evidence::Nonce;
 use evanesce_protocol::smaps::Backing;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use p256::ecdsa::SigningKey;
@@ -70,6 +71,7 @@ pub(crate) struct Life {
     pub(crate) workload: WorkloadId,
     pub(crate) key: PublicKey,
     pub(crate) requests: RequestCommitment,
+    pub(crate) attested: Option<Attestation>,
     first: u64,
     newest: Option<Appended>,
 }
@@ -81,6 +83,7 @@ impl Life {
             workload: workload.parse().unwrap(),
             key,
             requests: RequestCommitment::new(&key),
+            attested: None,
             first: 0,
             newest: None,
         };
@@ -102,6 +105,18 @@ impl Life {
         let (public_key, origin) = (self.key, KeyOrigin::BornInside);
         let key_use = KeyUse::Message;
         self.append(ledger, Event::Loaded(Loaded { public_key, key_use, origin }));
+    }
+
+    pub(crate) fn attest(&mut self, ledger: &mut Ledger) {
+        let attestation = Attestation {
+            evidence: Digest::of(b"evidence"),
+            provider: "sev_guest".into(),
+            nonce: Nonce::from_bytes([3; 32]),
+            collected: at(1),
+        };
+        self.attested = Some(attestation.clone());
+        let envelope = Some(serde_json::json!({"v": 1}));
+        self.append(ledger, Event::Attested(Box::new(Attested { attestation, envelope })));
     }
 
     pub(crate) fn sign(&mut self, ledger: &mut Ledger, messages: &[&[u8]]) {
@@ -138,6 +153,7 @@ impl Life {
                 signer: Digest::of(b"signer"),
             },
             cause: Cause::CommandEnded,
+            attestation: self.attested.clone(),
             command: Some(CommandEnd::Exited(0)),
             scrub: Scrub {
                 method: ScrubMethod::WorkerWipedThenOverwritten,
