@@ -7,6 +7,7 @@ mod programs;
 mod readme;
 mod residue;
 mod signer;
+mod vm;
 
 use std::error::Error;
 use std::fmt::Display;
@@ -22,25 +23,33 @@ enum Task {
     Readme(readme::ReadmeArgs),
     Residue(residue::ResidueArgs),
     Signer(signer::SignerArgs),
+    Vm(vm::VmArgs),
 }
 
 impl Task {
-    fn run(&self) -> Result<Box<dyn Display>, Box<dyn Error>> {
-        Ok(match self {
+    /// What is to be printed, and whether it is good.
+    fn run(&self) -> Result<(Box<dyn Display>, ExitCode), Box<dyn Error>> {
+        let report: Box<dyn Display> = match self {
             Self::Bench(args) => Box::new(bench::run(args)?),
             Self::Readme(args) => Box::new(readme::run(args)?),
             Self::Residue(args) => Box::new(residue::run(args)?),
             Self::Signer(args) => Box::new(signer::run(args)?),
-        })
+            Self::Vm(args) => {
+                let report = vm::run(args)?;
+                let status = if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+                return Ok((Box::new(report), status));
+            }
+        };
+        Ok((report, ExitCode::SUCCESS))
     }
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 fn main() -> ExitCode {
     match Task::parse().run() {
-        Ok(report) => {
+        Ok((report, status)) => {
             println!("{report}");
-            ExitCode::SUCCESS
+            status
         }
         Err(error) => {
             eprintln!("error: {error}");

@@ -6,8 +6,13 @@ use std::process::{Command, ExitStatus, Output};
 
 use serde_json::Value;
 
-/// Runs a program to its end and takes what it printed.
+/// Runs a program to its end and takes the text that it printed.
 pub(crate) fn output(command: &mut Command) -> Result<String, ProgramError> {
+    Ok(String::from_utf8_lossy(&bytes(command)?).into_owned())
+}
+
+/// Runs a program to its end and takes what it printed.
+pub(crate) fn bytes(command: &mut Command) -> Result<Vec<u8>, ProgramError> {
     let program = name(command);
     let Output { status, stdout, stderr } = command
         .output()
@@ -16,7 +21,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, ProgramError> {
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         return Err(ProgramError::Failed { program, stderr });
     }
-    Ok(String::from_utf8_lossy(&stdout).into_owned())
+    Ok(stdout)
 }
 
 /// Runs a program to its end. What it prints is seen by whoever runs this.

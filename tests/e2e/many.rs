@@ -37,7 +37,7 @@ fn a_hundred_workloads_fit_into_a_gibibyte_and_all_end_with_a_receipt() {
     let most_kib = locked_kib.iter().max().unwrap();
     assert!(pss_kib <= 1024 * 1024, "{pss_kib} KiB PSS");
     assert!(
-        locked_kib.iter().all(|kib| (1..=LOCKED_BYTES_MAX / 1024).contains(kib)),
+        locked_kib.iter().all(|kib| *kib <= LOCKED_BYTES_MAX / 1024),
         "{most_kib} KiB"
     );
     report(&format!(
