@@ -13,6 +13,7 @@
 //! | exit statuses | [`exit`] |
 //! | whose fault an error is, and what to do | [`errors`] and [`advice`] |
 //! | what a signature proves | [`signature`] |
+//! | pages that stand alone | [`html`], [`certificate_page`] |
 //!
 //! # Invariant
 //!
@@ -23,6 +24,7 @@
 
 pub mod advice;
 pub mod agent_client;
+pub mod certificate_page;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -32,6 +34,7 @@ pub mod environment;
 pub mod errors;
 pub mod exit;
 pub mod files;
+pub mod html;
 pub mod log;
 pub mod new_file;
 pub mod receipt_text;
