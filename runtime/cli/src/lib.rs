@@ -14,6 +14,7 @@
 //! | whose fault an error is, and what to do | [`errors`] and [`advice`] |
 //! | what a signature proves | [`signature`] |
 //! | whether its signer was attested | [`attestation`] |
+//! | pages that stand alone | [`html`], [`certificate_page`] |
 //!
 //! # Invariant
 //!
@@ -25,6 +26,7 @@
 pub mod advice;
 pub mod agent_client;
 pub mod attestation;
+pub mod certificate_page;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -34,6 +36,7 @@ pub mod environment;
 pub mod errors;
 pub mod exit;
 pub mod files;
+pub mod html;
 pub mod log;
 pub mod new_file;
 pub mod receipt_text;

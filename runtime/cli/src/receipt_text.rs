@@ -111,7 +111,8 @@ fn lifetime_ms(receipt: &Receipt) -> u64 {
     receipt.times.ended.unix_ms().saturating_sub(receipt.times.loaded.unix_ms())
 }
 
-const fn origin(origin: KeyOrigin) -> &'static str {
+/// The words for where a key came from.
+pub(crate) const fn origin(origin: KeyOrigin) -> &'static str {
     match origin {
         KeyOrigin::BornInside => "born inside the signer",
         KeyOrigin::PlaintextFile => "from a file in the clear, which still exists",
@@ -120,7 +121,8 @@ const fn origin(origin: KeyOrigin) -> &'static str {
     }
 }
 
-const fn cause(cause: Cause) -> &'static str {
+/// The words for why a workload ended, after "because".
+pub(crate) const fn cause(cause: Cause) -> &'static str {
     match cause {
         Cause::CommandEnded => "the command was done",
         Cause::SignaturesSpent => "its signatures were spent",
@@ -174,7 +176,7 @@ fn claims_of(statements: &[ScrubStatement], observer: Observer) -> String {
 }
 
 /// Claims of the cage are left to `audit receipt`: here the question is what became of the key.
-const fn is_of_scrub(claim: Claim) -> bool {
+pub(crate) const fn is_of_scrub(claim: Claim) -> bool {
     matches!(
         claim,
         Claim::RegionsWipedAndReadBack

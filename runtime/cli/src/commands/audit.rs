@@ -11,6 +11,7 @@ use evanesce_ledger::{
 use evanesce_protocol::WorkloadId;
 use serde::Serialize;
 
+use crate::certificate_page::Certificate;
 use crate::context::Context;
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
@@ -27,6 +28,7 @@ Examples:
   evanesce audit verify --checkpoint kept-elsewhere.json
   evanesce audit show --last 20
   evanesce audit receipt release-1 --format json
+  evanesce audit receipt release-1 --format html > certificate.html
   evanesce audit export --output ledger.tar")]
 pub struct AuditArgs {
     #[command(subcommand)]
@@ -84,7 +86,10 @@ struct AuditReceiptArgs {
     #[arg(value_name = "ID")]
     workload: WorkloadId,
 
-    /// Print text for people, or the signed envelope (DSSE) as it stands in the ledger
+    /// Print text for people, the signed envelope (DSSE) as it stands in the ledger, or a page
+    ///
+    /// The page (html) is a certificate of sanitization with the fields of NIST SP 800-88 Rev. 2. It
+    /// stands alone, prints on one sheet, and says how to check it.
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text")]
     format: ReceiptFormat,
 }
@@ -96,6 +101,8 @@ enum ReceiptFormat {
     Text,
     /// The signed envelope
     Json,
+    /// A certificate to print
+    Html,
 }
 
 /// Sign how long the ledger is now, to be kept elsewhere
@@ -447,9 +454,21 @@ pub struct ReceiptReport {
 }
 
 impl ReceiptReport {
+    const fn certificate(&self) -> Certificate<'_> {
+        Certificate {
+            receipt: &self.receipt,
+            envelope: &self.found.envelope,
+            row: self.found.row,
+            recorded_at: self.found.at,
+            signed: self.signed,
+        }
+    }
+
     fn render(&self, out: &mut dyn Write) -> io::Result<()> {
-        if self.format == ReceiptFormat::Json {
-            return write_line(&self.found.envelope, out);
+        match self.format {
+            ReceiptFormat::Text => {}
+            ReceiptFormat::Json => return write_line(&self.found.envelope, out),
+            ReceiptFormat::Html => return out.write_all(self.certificate().to_html().as_bytes()),
         }
         receipt_text::write(&self.receipt, self.found.row, out)?;
         for statement in &self.receipt.scrub.statements {
