@@ -6,6 +6,7 @@ use std::time::Duration;
 use evanesce_launcher::{Degraded, KeySource, Plan};
 use evanesce_protocol::WorkloadId;
 
+use crate::configuration::{Layer, Settings, Sourced};
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
@@ -25,9 +26,17 @@ pub struct KeyArgs {
     #[arg(long, value_name = "ID")]
     pub workload_id: Option<WorkloadId>,
 
-    /// Destroy the key after TIME: 90s, 10m, 1h 30m
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m")]
-    pub ttl: Duration,
+    /// For how long, and what is given up.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// For how long a key lives, and what is given up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LimitArgs {
+    /// Destroy the key after TIME: 90s, 10m (the default), 1h 30m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub ttl: Option<Duration>,
 
     /// Give up a guarantee by name: secret-pages (can be repeated)
     ///
@@ -37,17 +46,33 @@ pub struct KeyArgs {
     pub allow_degraded: Vec<Degraded>,
 }
 
+impl LimitArgs {
+    /// The settings that these flags name.
+    pub fn layer(&self) -> Layer {
+        Layer {
+            ttl: self.ttl.map(|ttl| Sourced::flag("--ttl", ttl)),
+            allow_degraded: flag_of_list("--allow-degraded", &self.allow_degraded),
+            ..Layer::default()
+        }
+    }
+}
+
+/// A flag that can be repeated, and so replaces a list.
+pub(crate) fn flag_of_list<T: Clone>(flag: &'static str, list: &[T]) -> Option<Sourced<Vec<T>>> {
+    (!list.is_empty()).then(|| Sourced::flag(flag, list.to_vec()))
+}
+
 impl KeyArgs {
-    /// A plan with these and, for the rest, the defaults.
-    pub fn plan(&self) -> Plan {
+    /// A plan with these and the settings and, for the rest, the defaults.
+    pub fn plan(&self, settings: &Settings) -> Plan {
         Plan {
             workload_id: self.workload_id.clone(),
             key: match &self.key {
                 Some(path) => KeySource::File(path.clone()),
                 None => KeySource::Ephemeral,
             },
-            ttl: self.ttl,
-            degraded: self.allow_degraded.clone(),
+            ttl: settings.ttl.value,
+            degraded: settings.allow_degraded.value.clone(),
             ..Plan::default()
         }
     }

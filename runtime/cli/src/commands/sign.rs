@@ -17,6 +17,7 @@ use ssh_key::Certificate;
 use crate::agent_client::AgentClient;
 use crate::commands::plan::KeyArgs;
 use crate::commands::run::UnprovenError;
+use crate::configuration::{Layer, Settings};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
@@ -94,7 +95,7 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
         new_file::check(target, existing)?;
     }
     let launcher = context.launcher()?;
-    let mut workload = launcher.start(args.plan())?;
+    let mut workload = launcher.start(args.plan(context.settings()))?;
     let signed = sign_all(&mut workload, &jobs);
     let ended = workload.end(match signed {
         Ok(_) => EndReason::CommandEnded,
@@ -120,13 +121,18 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
 }
 
 impl SignArgs {
-    fn plan(&self) -> Plan {
+    /// The settings that its flags name.
+    pub fn layer(&self) -> Layer {
+        self.key.limits.layer()
+    }
+
+    fn plan(&self, settings: &Settings) -> Plan {
         let grant = match self.digest {
             Some(_) => Grant::Digest,
             None => Grant::Sshsig { namespace: Some(self.namespace.clone()) },
         };
         let grants = Grants::new(vec![grant]).expect("one grant stands alone");
-        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan() }
+        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan(settings) }
     }
 
     /// Reads every input, before there is a key.
