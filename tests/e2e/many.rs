@@ -36,10 +36,7 @@ fn a_hundred_workloads_fit_into_a_gibibyte_and_all_end_with_a_receipt() {
         pids[..WORKLOADS].iter().map(|pid| field_kib(*pid, "status", "VmLck:")).collect();
     let most_kib = locked_kib.iter().max().unwrap();
     assert!(pss_kib <= 1024 * 1024, "{pss_kib} KiB PSS");
-    assert!(
-        locked_kib.iter().all(|kib| *kib <= LOCKED_BYTES_MAX / 1024),
-        "{most_kib} KiB"
-    );
+    assert!(locked_kib.iter().all(|kib| *kib <= LOCKED_BYTES_MAX / 1024), "{most_kib} KiB");
     report(&format!(
         "{WORKLOADS} workloads: {pss_kib} KiB PSS, at most {most_kib} KiB locked each"
     ));

@@ -238,6 +238,42 @@ pub const ADVICE: &[Advice] = &[
     ),
     Advice::new("command.wait", Fault::Internal, "report this as a defect"),
     Advice::new(
+        "configuration.built-in-profile",
+        Fault::Misuse,
+        "give the profile another name, and choose it with --profile or `profile = \"NAME\"`",
+    ),
+    Advice::new(
+        "configuration.no-such-profile",
+        Fault::Misuse,
+        "name a profile that there is, or add a section [profiles.NAME] to a configuration file",
+    ),
+    Advice::new("configuration.not-a-file", Fault::Misuse, "name a regular file"),
+    Advice::new(
+        "configuration.open-to-others",
+        Fault::Refusal,
+        "make file and directories yours or root's, and take the right to write from others with chmod go-w",
+    ),
+    Advice::new(
+        "configuration.parse",
+        Fault::Misuse,
+        "correct that line; docs/formats/configuration.md lists the settings",
+    ),
+    Advice::new(
+        "configuration.read",
+        Fault::Misuse,
+        "name a file that exists and that you may read",
+    ),
+    Advice::new(
+        "configuration.too-long",
+        Fault::Misuse,
+        "name the right file: a configuration is small",
+    ),
+    Advice::new(
+        "configuration.variable",
+        Fault::Misuse,
+        "set EVANESCE_PROFILE to the name of a profile, or unset it",
+    ),
+    Advice::new(
         "directories.absolute",
         Fault::Environment,
         "change to a directory that exists, or name an absolute --state-dir",

@@ -7,13 +7,14 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    attest, audit, completions, doctor, man, notary, ps, run, shred, sign, stop, verify,
+    attest, audit, completions, config, doctor, man, notary, ps, run, shred, sign, stop, verify,
 };
-use crate::context::Context;
+use crate::configuration::{Layer, ProfileName, Sourced};
+use crate::context::{Configuration, Context};
 use crate::environment::Environment;
 use crate::errors::CommandError;
 use crate::exit::Exit;
-use crate::log::{Log, LogError, LogLevel, LogTarget};
+use crate::log::{Log, LogLevel, LogTarget};
 use crate::ui::{Format, Ui};
 
 /// Sign through a key that no dump can show
@@ -44,8 +45,8 @@ pub struct Cli {
 pub struct GlobalArgs {
     /// Keep ledger and notary in DIR
     ///
-    /// Otherwise EVANESCE_STATE_DIR, STATE_DIRECTORY, XDG_STATE_HOME/evanesce or
-    /// ~/.local/state/evanesce; for root, /var/lib/evanesce.
+    /// Otherwise EVANESCE_STATE_DIR, STATE_DIRECTORY, the profile's state-dir,
+    /// XDG_STATE_HOME/evanesce or ~/.local/state/evanesce; for root, /var/lib/evanesce.
     #[arg(long, value_name = "DIR", global = true, help_heading = GLOBAL)]
     pub state_dir: Option<PathBuf>,
 
@@ -58,15 +59,29 @@ pub struct GlobalArgs {
     pub log: Option<LogLevel>,
 
     /// Where events go
-    #[arg(
-        long,
-        value_name = "TARGET",
-        default_value = "stderr",
-        hide_default_value = true,
-        global = true,
-        help_heading = GLOBAL
-    )]
-    pub log_to: LogTarget,
+    #[arg(long, value_name = "TARGET", global = true, help_heading = GLOBAL)]
+    pub log_to: Option<LogTarget>,
+
+    /// Take the settings of profile NAME (EVANESCE_PROFILE)
+    ///
+    /// `strict` is built in and the default; configuration files have others.
+    #[arg(long, value_name = "NAME", global = true, help_heading = GLOBAL)]
+    pub profile: Option<ProfileName>,
+
+    /// Read the configuration FILE after /etc/evanesce/config.toml and the user's own
+    #[arg(long, value_name = "FILE", global = true, help_heading = GLOBAL)]
+    pub config: Option<PathBuf>,
+}
+
+impl GlobalArgs {
+    fn layer(&self) -> Layer {
+        Layer {
+            state_dir: self.state_dir.clone().map(|dir| Sourced::flag("--state-dir", dir)),
+            log: self.log.map(|level| Sourced::flag("--log", level)),
+            log_to: self.log_to.map(|target| Sourced::flag("--log-to", target)),
+            ..Layer::default()
+        }
+    }
 }
 
 /// The commands.
@@ -92,11 +107,25 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Attest(attest::AttestArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Config(config::ConfigArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Completions(completions::CompletionsArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Man(man::ManArgs),
+}
+
+impl Command {
+    /// The settings that its flags name.
+    fn layer(&self) -> Layer {
+        match self {
+            Self::Run(args) => args.layer(),
+            Self::Sign(args) => args.layer(),
+            Self::Config(args) => args.layer(),
+            _ => Layer::default(),
+        }
+    }
 }
 
 /// Does what the command line of this process asks.
@@ -114,15 +143,14 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
     let format = if cli.global.json { Format::Json } else { Format::Text };
     let ui = Ui::new(format);
     let failed = failed_exit(&cli.command);
-    let log = match start_log(&cli.global, environment) {
-        Ok(log) => log,
+    let (configuration, log) = match prepare(&cli, environment) {
+        Ok(prepared) => prepared,
         Err(error) => {
-            let error = error.into();
             ui.print_error(&error);
             return failed(&error);
         }
     };
-    let context = Context::new(&cli.global, environment, ui, &log);
+    let context = Context::new(&configuration, environment, ui, &log);
     let exit = match cli.command {
         Command::Run(args) => ui.finish(run::run(&args, &context), failed),
         Command::Sign(args) => ui.finish(sign::run(&args, &context), failed),
@@ -133,6 +161,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Notary(args) => ui.finish(notary::run(&args, &context), failed),
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
         Command::Attest(args) => ui.finish(attest::run(&args, &context), failed),
+        Command::Config(args) => ui.finish(config::run(&args, &context), failed),
         Command::Doctor(args) => ui.finish(doctor::run(&args), failed),
         Command::Completions(args) => ui.finish(completions::run(&args), failed),
         Command::Man(args) => ui.finish(man::run(&args), failed),
@@ -153,13 +182,22 @@ fn failed_exit(command: &Command) -> fn(&CommandError) -> Exit {
     }
 }
 
-fn start_log(global: &GlobalArgs, environment: &Environment) -> Result<Log, LogError> {
-    let level = match (global.log, &environment.evanesce_log) {
-        (Some(level), _) => level,
-        (None, Some(text)) => text.to_string_lossy().parse()?,
-        (None, None) => LogLevel::Off,
+/// Decides the settings, and starts to write events as they say.
+fn prepare(cli: &Cli, environment: &Environment) -> Result<(Configuration, Log), CommandError> {
+    let global = &cli.global;
+    // These two are asked for by shells and package builds, whatever is configured.
+    let configuration = match &cli.command {
+        Command::Completions(_) | Command::Man(_) => Configuration::default(),
+        command => {
+            let flags = command.layer().over(global.layer());
+            let profile = global.profile.clone();
+            let profile = profile.map(|name| Sourced::flag("--profile", name));
+            Configuration::decide(flags, profile, global.config.as_deref(), environment)?
+        }
     };
-    Log::start(level, global.log_to)
+    let settings = &configuration.settings;
+    let log = Log::start(settings.log.value, settings.log_to.value)?;
+    Ok((configuration, log))
 }
 
 /// Prints help, version or what is wrong with the command line.

@@ -1,38 +1,49 @@
 //! What a subcommand is handed beside its arguments.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evanesce_collateral::Cache;
 use evanesce_launcher::{Clock, Installation, Launcher, WorkerImage};
 use evanesce_ledger::Timestamp;
 
-use crate::cli::GlobalArgs;
 use crate::clock;
+use crate::configuration::read::{self, Found};
+use crate::configuration::{ConfigurationError, Layer, ProfileName, Settings, Sourced, resolve};
 use crate::directories;
 use crate::environment::Environment;
 use crate::errors::CommandError;
-use crate::log::Log;
+use crate::log::{Log, LogError};
 use crate::ui::Ui;
 
 /// Where a command runs and how it talks.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    global: &'a GlobalArgs,
+    configuration: &'a Configuration,
     environment: &'a Environment,
     ui: Ui,
     log: &'a Log,
 }
 
 impl<'a> Context<'a> {
-    /// Takes what the command line and the environment say.
+    /// Takes what was decided and the environment.
     pub const fn new(
-        global: &'a GlobalArgs,
+        configuration: &'a Configuration,
         environment: &'a Environment,
         ui: Ui,
         log: &'a Log,
     ) -> Self {
-        Self { global, environment, ui, log }
+        Self { configuration, environment, ui, log }
+    }
+
+    /// What was decided for this command.
+    pub const fn settings(&self) -> &'a Settings {
+        &self.configuration.settings
+    }
+
+    /// The configuration files.
+    pub const fn files(&self) -> &'a Found {
+        &self.configuration.files
     }
 
     /// For what has to be said while the command is at work.
@@ -95,8 +106,67 @@ impl<'a> Context<'a> {
     }
 
     fn state_dir(&self) -> Result<PathBuf, CommandError> {
-        let flag = self.global.state_dir.as_deref();
-        Ok(directories::state_dir(flag, self.environment)?)
+        let named = self.settings().state_dir.as_ref();
+        Ok(directories::state_dir(named.map(|dir| dir.value.as_path()))?)
+    }
+}
+
+/// Every setting, and the files that were read for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// The settings.
+    pub settings: Settings,
+    /// The files.
+    pub files: Found,
+}
+
+impl Configuration {
+    /// Reads the files and decides: see [`resolve()`].
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigurationError`], and what is wrong with a variable.
+    pub fn decide(
+        flags: Layer,
+        profile: Option<Sourced<ProfileName>>,
+        named: Option<&Path>,
+        environment: &Environment,
+    ) -> Result<Self, CommandError> {
+        let files = read::all(environment, named)?;
+        let profile = match profile {
+            Some(profile) => Some(profile),
+            None => profile_of(environment)?,
+        };
+        let state_dir = directories::state_dir_of_user(environment);
+        let settings = resolve(flags, layer_of(environment)?, &files.files, profile, state_dir)?;
+        Ok(Self { settings, files })
+    }
+}
+
+impl Default for Configuration {
+    /// What is built in.
+    fn default() -> Self {
+        let settings = resolve(Layer::default(), Layer::default(), &[], None, None);
+        Self { settings: settings.expect("the profile is built in"), files: Found::default() }
+    }
+}
+
+/// The settings that variables name.
+fn layer_of(environment: &Environment) -> Result<Layer, LogError> {
+    let log = environment.evanesce_log.as_ref().map(|text| text.to_string_lossy().parse());
+    let log = log.transpose()?.map(|level| Sourced::variable("EVANESCE_LOG", level));
+    let state_dir = directories::state_dir_of_variables(environment);
+    Ok(Layer { state_dir, log, ..Layer::default() })
+}
+
+fn profile_of(
+    environment: &Environment,
+) -> Result<Option<Sourced<ProfileName>>, ConfigurationError> {
+    let Some(text) = &environment.evanesce_profile else { return Ok(None) };
+    let text = text.to_string_lossy();
+    match text.parse() {
+        Ok(name) => Ok(Some(Sourced::variable("EVANESCE_PROFILE", name))),
+        Err(source) => Err(ConfigurationError::Variable { found: text.into_owned(), source }),
     }
 }
 

@@ -4,30 +4,39 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::configuration::Sourced;
 use crate::environment::Environment;
 use crate::errors::Coded;
 
-/// The directory of the ledger and the notary: `--state-dir`, `EVANESCE_STATE_DIR`,
-/// `STATE_DIRECTORY`, then what the user's base directories say. Root has `/var/lib/evanesce`.
+/// The directory of the ledger and the notary that a variable names: `EVANESCE_STATE_DIR`, then
+/// `STATE_DIRECTORY`.
+pub fn state_dir_of_variables(environment: &Environment) -> Option<Sourced<PathBuf>> {
+    let named = [
+        ("EVANESCE_STATE_DIR", &environment.evanesce_state_dir),
+        ("STATE_DIRECTORY", &environment.state_directory),
+    ];
+    named.into_iter().find_map(|(variable, dir)| Some(Sourced::variable(variable, dir.clone()?)))
+}
+
+/// The directory of the ledger and the notary where nobody names one: what the user's base
+/// directories say. Root has `/var/lib/evanesce`. `None` where there is no home directory.
+pub fn state_dir_of_user(environment: &Environment) -> Option<PathBuf> {
+    if environment.uid == ROOT {
+        return Some("/var/lib/evanesce".into());
+    }
+    let home = || environment.home.as_ref().map(|home| home.join(".local/state"));
+    let state_home = environment.xdg_state_home.clone().or_else(home)?;
+    Some(state_home.join(NAME))
+}
+
+/// The directory that was named, from the root of the file system.
 ///
 /// # Errors
 ///
-/// [`DirectoriesError::NoHome`] where none of them is known.
-pub fn state_dir(
-    flag: Option<&Path>,
-    environment: &Environment,
-) -> Result<PathBuf, DirectoriesError> {
-    let named =
-        [flag, environment.evanesce_state_dir.as_deref(), environment.state_directory.as_deref()];
-    if let Some(dir) = named.into_iter().flatten().next() {
-        return std::path::absolute(dir).map_err(|source| DirectoriesError::Absolute { source });
-    }
-    if environment.uid == ROOT {
-        return Ok("/var/lib/evanesce".into());
-    }
-    let home = || environment.home.as_ref().map(|home| home.join(".local/state"));
-    let state_home = environment.xdg_state_home.clone().or_else(home);
-    Ok(state_home.ok_or(DirectoriesError::NoHome)?.join(NAME))
+/// [`DirectoriesError::NoHome`] where none is named.
+pub fn state_dir(named: Option<&Path>) -> Result<PathBuf, DirectoriesError> {
+    let dir = named.ok_or(DirectoriesError::NoHome)?;
+    std::path::absolute(dir).map_err(|source| DirectoriesError::Absolute { source })
 }
 
 /// The directory of sockets and claims: `RUNTIME_DIRECTORY`, `/run/evanesce` for root,
@@ -74,36 +83,41 @@ const NAME: &str = "evanesce";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::configuration::Origin;
 
     fn user() -> Environment {
         Environment { uid: 1000, home: Some("/home/u".into()), ..Environment::default() }
     }
 
     #[test]
-    fn the_flag_comes_before_the_environment_and_that_before_the_home_directory() {
-        let everything = Environment {
+    fn our_own_variable_comes_before_that_of_systemd() {
+        let both = Environment {
             evanesce_state_dir: Some("/env".into()),
             state_directory: Some("/systemd".into()),
-            xdg_state_home: Some("/xdg".into()),
             ..user()
         };
-        let without = |f: fn(&mut Environment)| {
-            let mut environment = everything.clone();
-            f(&mut environment);
-            state_dir(None, &environment).unwrap()
-        };
+        let systemd = Environment { evanesce_state_dir: None, ..both.clone() };
 
-        assert_eq!(state_dir(Some(Path::new("/flag")), &everything).unwrap(), Path::new("/flag"));
-        assert_eq!(without(|_| ()), Path::new("/env"));
-        assert_eq!(without(|e| e.evanesce_state_dir = None), Path::new("/systemd"));
-        assert_eq!(state_dir(None, &user()).unwrap(), Path::new("/home/u/.local/state/evanesce"));
+        let found = state_dir_of_variables(&both).unwrap();
+        assert_eq!(found, Sourced::variable("EVANESCE_STATE_DIR", "/env".into()));
+        let found = state_dir_of_variables(&systemd).unwrap();
+        assert_eq!(found.origin, Origin::Environment { variable: "STATE_DIRECTORY" });
+        assert_eq!(state_dir_of_variables(&user()), None);
+    }
+
+    #[test]
+    fn state_goes_to_the_base_directory_and_without_one_below_the_home_directory() {
+        let xdg = Environment { xdg_state_home: Some("/xdg".into()), ..user() };
+
+        assert_eq!(state_dir_of_user(&xdg).unwrap(), Path::new("/xdg/evanesce"));
+        assert_eq!(state_dir_of_user(&user()).unwrap(), Path::new("/home/u/.local/state/evanesce"));
     }
 
     #[test]
     fn root_uses_the_system_directories() {
         let root = Environment { uid: 0, ..user() };
 
-        assert_eq!(state_dir(None, &root).unwrap(), Path::new("/var/lib/evanesce"));
+        assert_eq!(state_dir_of_user(&root).unwrap(), Path::new("/var/lib/evanesce"));
         assert_eq!(runtime_dir(&root), Path::new("/run/evanesce"));
     }
 
@@ -111,7 +125,10 @@ mod tests {
     fn without_a_home_there_is_no_guess() {
         let homeless = Environment { uid: 1000, ..Environment::default() };
 
-        assert_eq!(state_dir(None, &homeless).unwrap_err().code(), "directories.no-home");
+        let found = state_dir_of_user(&homeless);
+
+        assert_eq!(state_dir(found.as_deref()).unwrap_err().code(), "directories.no-home");
+        assert_eq!(state_dir(Some(Path::new("/flag"))).unwrap(), Path::new("/flag"));
     }
 
     #[test]

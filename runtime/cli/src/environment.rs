@@ -13,10 +13,14 @@ pub struct Environment {
     pub evanesce_state_dir: Option<PathBuf>,
     /// `EVANESCE_LOG`.
     pub evanesce_log: Option<OsString>,
+    /// `EVANESCE_PROFILE`.
+    pub evanesce_profile: Option<OsString>,
     /// `STATE_DIRECTORY`, the first of its directories (`systemd.exec(5)` joins them with colons).
     pub state_directory: Option<PathBuf>,
     /// `RUNTIME_DIRECTORY`, the first of its directories.
     pub runtime_directory: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`, where it is an absolute path.
+    pub xdg_config_home: Option<PathBuf>,
     /// `XDG_STATE_HOME`, where it is an absolute path.
     pub xdg_state_home: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`, where it is an absolute path.
@@ -59,8 +63,10 @@ impl Environment {
         Self {
             evanesce_state_dir: path("EVANESCE_STATE_DIR"),
             evanesce_log: text("EVANESCE_LOG"),
+            evanesce_profile: text("EVANESCE_PROFILE"),
             state_directory: text("STATE_DIRECTORY").and_then(first_of_list),
             runtime_directory: text("RUNTIME_DIRECTORY").and_then(first_of_list),
+            xdg_config_home: absolute("XDG_CONFIG_HOME"),
             xdg_state_home: absolute("XDG_STATE_HOME"),
             xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
             home: path("HOME"),

@@ -9,6 +9,7 @@
 //! | one file per subcommand: `Args` (its docs are the help) and `run` | [`commands`] |
 //! | the environment, read once | [`environment`] |
 //! | the clock, read here and nowhere below | [`clock`] |
+//! | every setting, and where it comes from | [`configuration`] |
 //! | everything that is printed | [`ui`] |
 //! | exit statuses | [`exit`] |
 //! | whose fault an error is, and what to do | [`errors`] and [`advice`] |
@@ -30,6 +31,7 @@ pub mod certificate_page;
 pub mod cli;
 pub mod clock;
 pub mod commands;
+pub mod configuration;
 pub mod context;
 pub mod directories;
 pub mod environment;

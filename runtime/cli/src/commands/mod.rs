@@ -3,6 +3,7 @@
 pub mod attest;
 pub mod audit;
 pub mod completions;
+pub mod config;
 pub mod doctor;
 pub mod man;
 pub mod notary;

@@ -9,6 +9,7 @@ use evanesce_protocol::evidence::Nonce;
 
 use crate::commands::attest::collect::SourceArgs;
 use crate::commands::attest::input::parse_nonce;
+use crate::configuration::{Layer, Settings, Sourced};
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
@@ -28,16 +29,9 @@ pub struct KeyArgs {
     #[arg(long, value_name = "ID")]
     pub workload_id: Option<WorkloadId>,
 
-    /// Destroy the key after TIME: 90s, 10m, 1h 30m
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "10m")]
-    pub ttl: Duration,
-
-    /// Give up a guarantee by name: secret-pages (can be repeated)
-    ///
-    /// Without one, evanesce refuses to hold a key where the guarantee cannot be kept. The receipt
-    /// says what was given up.
-    #[arg(long, value_name = "NAME")]
-    pub allow_degraded: Vec<Degraded>,
+    /// For how long, and what is given up.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 
     /// Have the machine vouch for the key; the evidence goes to the ledger, its digest to the receipt
     ///
@@ -55,18 +49,49 @@ pub struct KeyArgs {
     pub(crate) source: SourceArgs,
 }
 
+/// For how long a key lives, and what is given up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LimitArgs {
+    /// Destroy the key after TIME: 90s, 10m (the default), 1h 30m
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub ttl: Option<Duration>,
+
+    /// Give up a guarantee by name: secret-pages (can be repeated)
+    ///
+    /// Without one, evanesce refuses to hold a key where the guarantee cannot be kept. The receipt
+    /// says what was given up.
+    #[arg(long, value_name = "NAME")]
+    pub allow_degraded: Vec<Degraded>,
+}
+
+impl LimitArgs {
+    /// The settings that these flags name.
+    pub fn layer(&self) -> Layer {
+        Layer {
+            ttl: self.ttl.map(|ttl| Sourced::flag("--ttl", ttl)),
+            allow_degraded: flag_of_list("--allow-degraded", &self.allow_degraded),
+            ..Layer::default()
+        }
+    }
+}
+
+/// A flag that can be repeated, and so replaces a list.
+pub(crate) fn flag_of_list<T: Clone>(flag: &'static str, list: &[T]) -> Option<Sourced<Vec<T>>> {
+    (!list.is_empty()).then(|| Sourced::flag(flag, list.to_vec()))
+}
+
 impl KeyArgs {
-    /// A plan with these and, for the rest, the defaults.
-    pub fn plan(&self) -> Plan {
+    /// A plan with these and the settings and, for the rest, the defaults.
+    pub fn plan(&self, settings: &Settings) -> Plan {
         Plan {
             workload_id: self.workload_id.clone(),
             key: match &self.key {
                 Some(path) => KeySource::File(path.clone()),
                 None => KeySource::Ephemeral,
             },
-            ttl: self.ttl,
-            degraded: self.allow_degraded.clone(),
             attest: self.attest.then(|| self.source.plan(self.attest_nonce)),
+            ttl: settings.ttl.value,
+            degraded: settings.allow_degraded.value.clone(),
             ..Plan::default()
         }
     }

@@ -15,7 +15,8 @@ use evanesce_protocol::grant::{Grant, Grants};
 use serde::Serialize;
 
 use crate::commands::attest::input::add_kept_endorsements;
-use crate::commands::plan::KeyArgs;
+use crate::commands::plan::{KeyArgs, flag_of_list};
+use crate::configuration::{Layer, Settings, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
@@ -43,23 +44,8 @@ pub struct RunArgs {
     #[command(flatten)]
     key: KeyArgs,
 
-    /// Sign GRANT for the command: sshsig, sshsig:NAMESPACE, ssh-login, raw, digest (can be repeated)
-    ///
-    /// Without any, sshsig: files and git objects, in every namespace but evanesce's own.
-    #[arg(long = "grant", value_name = "GRANT")]
-    grants: Vec<Grant>,
-
-    /// Destroy the key after N signatures
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    signatures_max: Option<u64>,
-
-    /// Destroy the key as soon as FILE appears
-    #[arg(long, value_name = "FILE")]
-    kill_switch: Option<PathBuf>,
-
-    /// Keep other workloads out of DIR while this one lives
-    #[arg(long, value_name = "DIR")]
-    output_dir: Option<PathBuf>,
+    #[command(flatten)]
+    bounds: BoundArgs,
 
     /// Write the signed receipt to FILE
     #[arg(long, value_name = "FILE")]
@@ -82,16 +68,57 @@ pub struct RunArgs {
     command: Vec<OsString>,
 }
 
+/// What the command may do with the key, and where.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BoundArgs {
+    /// Sign GRANT for the command: sshsig, sshsig:NAMESPACE, ssh-login, raw, digest (can be repeated)
+    ///
+    /// Without any, sshsig: files and git objects, in every namespace but evanesce's own.
+    #[arg(long = "grant", value_name = "GRANT")]
+    grants: Vec<Grant>,
+
+    /// Destroy the key after N signatures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    signatures_max: Option<u64>,
+
+    /// Destroy the key as soon as FILE appears
+    #[arg(long, value_name = "FILE")]
+    kill_switch: Option<PathBuf>,
+
+    /// Keep other workloads out of DIR while this one lives
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<PathBuf>,
+}
+
+impl BoundArgs {
+    /// The settings that these flags name.
+    pub fn layer(&self) -> Layer {
+        let path = |flag, path: &Option<PathBuf>| Some(Sourced::flag(flag, path.clone()?));
+        Layer {
+            grants: flag_of_list("--grant", &self.grants),
+            signatures_max: self.signatures_max.map(|max| Sourced::flag("--signatures-max", max)),
+            kill_switch: path("--kill-switch", &self.kill_switch),
+            output_dir: path("--output-dir", &self.output_dir),
+            ..Layer::default()
+        }
+    }
+}
+
 impl RunArgs {
-    fn plan(&self, command_name: String) -> Result<Plan, CommandError> {
-        let plan = self.key.plan();
+    /// The settings that its flags name.
+    pub fn layer(&self) -> Layer {
+        self.bounds.layer().over(self.key.limits.layer())
+    }
+
+    fn plan(&self, settings: &Settings, command_name: String) -> Result<Plan, CommandError> {
+        let path = |setting: &Option<Sourced<PathBuf>>| Some(setting.as_ref()?.value.clone());
         Ok(Plan {
-            grants: Grants::new(self.grants.clone()).map_err(GrantError)?,
-            signatures_max: self.signatures_max.unwrap_or(plan.signatures_max),
-            kill_switch: self.kill_switch.clone(),
-            output_dir: self.output_dir.clone(),
+            grants: Grants::new(settings.grants.value.clone()).map_err(GrantError)?,
+            signatures_max: settings.signatures_max.value,
+            kill_switch: path(&settings.kill_switch),
+            output_dir: path(&settings.output_dir),
             command_name: Some(command_name),
-            ..plan
+            ..self.key.plan(settings)
         })
     }
 }
@@ -108,7 +135,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
     }
     // Before there is a key: no key for a command that cannot be started.
     let command = CommandLine::resolve(&args.command, context.variables())?;
-    let plan = args.plan(command.name())?;
+    let plan = args.plan(context.settings(), command.name())?;
     args.key.source.warn(context);
     let launcher = context.launcher()?;
     let mut workload = launcher.start(plan)?;

@@ -18,6 +18,7 @@ use crate::agent_client::AgentClient;
 use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::plan::KeyArgs;
 use crate::commands::run::UnprovenError;
+use crate::configuration::{Layer, Settings};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
@@ -100,7 +101,7 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
     }
     args.key.source.warn(context);
     let launcher = context.launcher()?;
-    let mut workload = launcher.start(args.plan())?;
+    let mut workload = launcher.start(args.plan(context.settings()))?;
     let signed = sign_all(&mut workload, &jobs);
     let ended = workload.end(match signed {
         Ok(_) => EndReason::CommandEnded,
@@ -133,13 +134,18 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
 }
 
 impl SignArgs {
-    fn plan(&self) -> Plan {
+    /// The settings that its flags name.
+    pub fn layer(&self) -> Layer {
+        self.key.limits.layer()
+    }
+
+    fn plan(&self, settings: &Settings) -> Plan {
         let grant = match self.digest {
             Some(_) => Grant::Digest,
             None => Grant::Sshsig { namespace: Some(self.namespace.clone()) },
         };
         let grants = Grants::new(vec![grant]).expect("one grant stands alone");
-        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan() }
+        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan(settings) }
     }
 
     /// Where the key's evidence goes: beside each file that is signed.
