@@ -146,6 +146,8 @@ class Audit:
                  and (said["fate"] == "overwritten")
                  == (whole and not said.get("unproven")), "receipt")
             self.check(envelope, seq - 1)
+        elif event == "statement":
+            self.check(Envelope(row["envelope"]), 0)
         elif event in ("started", "loaded", "signed", "receipt"):
             need(workload, "no-workload")
             need((life is None) == (event == "started"),

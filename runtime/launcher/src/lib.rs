@@ -67,7 +67,7 @@ pub use command::{CommandEnd, CommandError, CommandLine, RunError};
 pub use installation::{DirectoryError, Installation};
 pub use key_file::KeyFileError;
 pub use launcher::{CheckpointError, Clock, Launcher, ListError, Listed, OpenError, ResultError};
-pub use notary::{Notary, NotaryError, NotaryInfo};
+pub use notary::{Notary, NotaryError, NotaryInfo, NotarySession};
 pub use output_dir::OutputDirError;
 pub use plan::{AttestPlan, Degraded, KeySource, ParseDegradedError, Plan};
 pub use record::RecordError;
@@ -77,4 +77,6 @@ pub use stop::{StopError, StoppedWorkload};
 pub use trial::{TrialError, try_cage};
 pub use worker::WorkerError;
 pub use worker_image::{ImageError, WorkerImage};
-pub use workload::{EndError, EndReason, Ended, KillSwitchError, StartError, Workload};
+pub use workload::{
+    EndError, EndReason, Ended, KillSwitchError, Recorded, SignedFile, StartError, Workload,
+};

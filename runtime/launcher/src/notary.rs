@@ -115,6 +115,15 @@ impl<'a> Notary<'a> {
         self.info(key)
     }
 
+    /// Brings the key into a worker, for what is to be signed with it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotaryError`] names the step.
+    pub fn session(&self) -> Result<NotarySession, NotaryError> {
+        self.open().map(NotarySession::of)
+    }
+
     /// The notary's key; `None` where there is none yet.
     ///
     /// # Errors
@@ -387,6 +396,40 @@ impl Session {
         }
         let _gone = self.worker.process.kill(WIPE_TIMEOUT).map_err(NotaryError::Kill)?;
         Ok(())
+    }
+}
+
+/// The notary at work, for what the launcher itself has no part in. Close it; its worker is killed
+/// where it is dropped instead.
+#[derive(Debug)]
+#[must_use = "close it: its worker holds the notary's key"]
+pub struct NotarySession(Session);
+
+impl NotarySession {
+    pub(crate) const fn of(session: Session) -> Self {
+        Self(session)
+    }
+
+    /// Signs the text of a checkpoint of the local log, with its key.
+    ///
+    /// # Errors
+    ///
+    /// [`NotaryError`].
+    pub fn sign_log_checkpoint(
+        &mut self,
+        text: &[u8],
+    ) -> Result<(NotaryKey, P256Signature), NotaryError> {
+        let signature = self.0.sign(text)?;
+        Ok((self.0.key().clone(), signature))
+    }
+
+    /// Has the worker wipe the key, and ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotaryError`]; the worker is gone all the same.
+    pub fn close(self) -> Result<(), NotaryError> {
+        self.0.close()
     }
 }
 

@@ -15,9 +15,13 @@ use evanesce_ledger::attestation::ENVELOPE_IN_ROW_BYTES_MAX;
 use evanesce_ledger::receipt::{
     Cause, KeyFate, KeyRecord, LedgerSpan, Separation, Signatures, Software, Times,
 };
-use evanesce_ledger::row::{Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, Wiped};
+use evanesce_ledger::record::{ArtifactRecord, SshSignature};
+use evanesce_ledger::row::{
+    Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, StatementRow, Wiped,
+};
 use evanesce_ledger::{
-    AppendError, Appended, Attestation, Attested, Envelope, Event, Receipt, Timestamp,
+    AppendError, Appended, Attestation, Attested, Envelope, Event, Receipt, SignatureRecord,
+    Timestamp,
 };
 use evanesce_protocol::channel::ReceiveError;
 use evanesce_protocol::control::{Serve, SignerOrder, SignerReport, Strength};
@@ -40,7 +44,7 @@ use crate::journal::Journal;
 use crate::key_file::{self, KeyFileError};
 use crate::launcher::Launcher;
 use crate::lifecycle::{self, Action, Facts, Lifecycle};
-use crate::notary::{NotaryError, Session, Starting};
+use crate::notary::{NotaryError, NotarySession, Session, Starting};
 use crate::output_dir::{OutputDir, OutputDirError};
 use crate::plan::{KeySource, Plan};
 use crate::process::{ChildProcess, Gone, is_readable_within};
@@ -78,7 +82,28 @@ pub struct Workload<'a> {
     /// Whether a signal that asks to end was handed on to the command.
     is_asked_to_end: bool,
     command: Option<CommandEnd>,
+    signed_files: Vec<SignedFile>,
     _output_dir: Option<OutputDir>,
+}
+
+/// A file that the key signed, as the client says that had it signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedFile {
+    /// The file.
+    pub artifact: ArtifactRecord,
+    /// The signature.
+    pub signature: SshSignature,
+    /// How the ledger names what was signed.
+    pub request: Digest,
+}
+
+/// A statement that is in the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The statement.
+    pub envelope: Envelope,
+    /// Its row.
+    pub row: u64,
 }
 
 /// The key of a workload, as far as it is public.
@@ -217,6 +242,7 @@ impl<'a> Workload<'a> {
             is_recording: true,
             is_asked_to_end: false,
             command: None,
+            signed_files: Vec::new(),
             _output_dir: parts.output_dir,
         };
         let terms = workload.terms(&plan, parts.kill_switch.as_ref());
@@ -330,7 +356,22 @@ impl<'a> Workload<'a> {
     ///
     /// [`EndError`] where no receipt could be written; the key is gone by then, and the next
     /// [`Launcher::recover`] tries again.
-    pub fn end(mut self, reason: EndReason) -> Result<Ended, EndError> {
+    pub fn end(self, reason: EndReason) -> Result<Ended, EndError> {
+        let (ended, notary) = self.end_keeping_notary(reason)?;
+        notary.close().map_err(Box::new)?;
+        Ok(ended)
+    }
+
+    /// As [`Workload::end`], and leaves the notary at work for what is to be signed next. The
+    /// notary's worker is killed where the result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Workload::end`].
+    pub fn end_keeping_notary(
+        mut self,
+        reason: EndReason,
+    ) -> Result<(Ended, NotarySession), EndError> {
         // The notary comes up while the key ends.
         let notary = self.launcher.notary().spawn(self.strength);
         if self.life.is_serving() {
@@ -347,6 +388,7 @@ impl<'a> Workload<'a> {
             self.life.wiped().map(|(regions, bytes)| Event::Wiped(Wiped { regions, bytes }));
         self.record(wiped.as_ref())?;
         let mut notary = notary.and_then(Starting::ready).map_err(Box::new)?;
+        let records = self.sign_records(&mut notary)?;
         let receipt = self.receipt(ended_at, notary.separation());
         let fate = receipt.key.fate;
         tracing::info!(event = %EventName::WorkloadEnded, workload = %self.id(), ?fate);
@@ -356,9 +398,44 @@ impl<'a> Workload<'a> {
         let row = Event::Receipt(ReceiptRow { envelope: envelope.clone() });
         let row = self.launcher.append(self.id(), [row])?.last;
         self.claim.remove()?;
-        notary.close().map_err(Box::new)?;
         let evidence = self.evidence.map(|evidence| evidence.envelope);
-        Ok(Ended { receipt, envelope, row, fate, evidence })
+        let ended = Ended { receipt, envelope, row, fate, evidence, records };
+        Ok((ended, NotarySession::of(notary)))
+    }
+
+    /// Has the notary record, at the workload's end, that its key signed a file.
+    pub fn record_signature(&mut self, signed: SignedFile) {
+        self.signed_files.push(signed);
+    }
+
+    /// Puts the records of signed files in the ledger, before the receipt that covers them.
+    fn sign_records(&mut self, notary: &mut Session) -> Result<Vec<Recorded>, EndError> {
+        let mut recorded = Vec::new();
+        let signed_files = std::mem::take(&mut self.signed_files);
+        for batch in signed_files.chunks(RECORDS_PER_BATCH) {
+            let mut envelopes = Vec::new();
+            for signed in batch {
+                let record = SignatureRecord {
+                    workload: self.id().clone(),
+                    artifact: signed.artifact.clone(),
+                    public_key: self.key.public,
+                    key_use: self.key.key_use,
+                    signature: signed.signature.clone(),
+                    request: signed.request,
+                    ledger: self.launcher.ledger_id(),
+                    at: self.launcher.clock.now(),
+                };
+                let id = notary.key().id();
+                let envelope = record.sign(id, |bytes| notary.sign(bytes)).map_err(Box::new)?;
+                envelopes.push(envelope);
+            }
+            let rows = envelopes.iter().cloned();
+            let rows = rows.map(|envelope| Event::Statement(StatementRow { envelope }));
+            self.newest = self.launcher.append(self.id(), rows)?;
+            let numbered = envelopes.into_iter().zip(self.newest.first..);
+            recorded.extend(numbered.map(|(envelope, row)| Recorded { envelope, row }));
+        }
+        Ok(recorded)
     }
 
     /// The workload's id.
@@ -711,6 +788,8 @@ pub struct Ended {
     pub fate: KeyFate,
     /// The evidence that was collected for the key.
     pub evidence: Option<EvidenceEnvelope>,
+    /// The records of the files that it signed: see [`Workload::record_signature`].
+    pub records: Vec<Recorded>,
 }
 
 /// A file whose appearance ends the key.
@@ -933,6 +1012,9 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
     let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
     Timestamp::from_unix_ms(time.unix_ms().saturating_add(by))
 }
+
+/// Records of signed files in one batch of the ledger: a row of one has about 2 KiB.
+const RECORDS_PER_BATCH: usize = 64;
 
 /// How long a signature may wait for its row.
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);

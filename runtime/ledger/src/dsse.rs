@@ -73,12 +73,18 @@ impl Envelope {
         self.signatures[0].keyid
     }
 
+    /// The signature, whoever made it.
+    pub const fn signature(&self) -> &P256Signature {
+        &self.signatures[0].sig
+    }
+
     /// The payload as it is, whoever signed it.
     pub fn payload_unverified(&self) -> &[u8] {
         &self.payload
     }
 
-    fn to_be_signed(&self) -> Vec<u8> {
+    /// What the signature is over: see [`pre_authentication_encoding`].
+    pub fn to_be_signed(&self) -> Vec<u8> {
         pre_authentication_encoding(&self.payload_type, &self.payload)
     }
 }

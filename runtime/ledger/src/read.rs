@@ -340,11 +340,11 @@ impl Line<'_> {
 }
 
 impl Segment {
-    fn bad_row(&self, line: u64) -> ReadError {
+    pub(crate) fn bad_row(&self, line: u64) -> ReadError {
         ReadError::BadRow { path: self.path.clone(), line }
     }
 
-    fn unread(&self, source: io::Error) -> ReadError {
+    pub(crate) fn unread(&self, source: io::Error) -> ReadError {
         ReadError::Io { path: self.path.clone(), source }
     }
 }

@@ -117,6 +117,8 @@ pub enum Event {
     Failed(Failed),
     /// The end of a process that was shredded.
     Shredded(ShreddedRow),
+    /// A statement that is of no other event: that a key signed a file, for example.
+    Statement(StatementRow),
     /// A signed note of the ledger's length: of the row just before this one.
     Checkpoint(CheckpointRow),
     /// A notary key begins to sign.
@@ -227,6 +229,13 @@ pub struct ReceiptRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShreddedRow {
     /// The [`crate::ShredReceipt`], signed by the notary.
+    pub envelope: Envelope,
+}
+
+/// See [`Event::Statement`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementRow {
+    /// The statement, signed by the notary. Its predicate's type says what it is about.
     pub envelope: Envelope,
 }
 

@@ -1,7 +1,7 @@
 //! Segment files: how they are named, listed, and read from either end.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +28,30 @@ impl Segment {
     /// The file's name.
     pub(crate) fn name(&self) -> String {
         format!("{:020}.jsonl", self.first)
+    }
+
+    /// Where a line begins that is not after row `seq`, as near to it as bisection comes. 0 where
+    /// the lines do not tell.
+    pub(crate) fn near(&self, bytes: u64, seq: u64) -> io::Result<u64> {
+        let file = File::open(&self.path)?;
+        let (mut low, mut high) = (0, bytes);
+        while high - low > NEAR_BYTES {
+            let middle = low + (high - low) / 2;
+            let mut window = vec![0; 2 * ROW_BYTES_MAX];
+            let read = file.read_at(&mut window, middle)?;
+            let window = &window[..read];
+            let Some(newline) = window.iter().position(|byte| *byte == b'\n') else {
+                return Ok(low);
+            };
+            let start = middle + newline as u64 + 1;
+            match Header::parse(&window[newline + 1..]) {
+                _ if start >= high => high = middle,
+                Some(header) if header.seq <= seq => low = start,
+                Some(_) => high = middle,
+                None => return Ok(low),
+            }
+        }
+        Ok(low)
     }
 
     /// The segments in `dir`, oldest first; other files are left out.
@@ -174,7 +198,13 @@ pub(crate) struct WalkError {
 
 impl<'a> Walk<'a> {
     pub(crate) const fn new(segments: &'a [(Segment, u64)]) -> Self {
-        let next = Position { segment: 0, line: 1, offset: 0, end: LineEnd::Newline };
+        Self::from_offset(segments, 0)
+    }
+
+    /// Starts at byte `offset` of the first segment, where a line has to begin. Positions in that
+    /// segment then count lines from there.
+    pub(crate) const fn from_offset(segments: &'a [(Segment, u64)], offset: u64) -> Self {
+        let next = Position { segment: 0, line: 1, offset, end: LineEnd::Newline };
         Self { segments, input: None, next, buffer: Vec::new() }
     }
 
@@ -209,8 +239,11 @@ impl<'a> Walk<'a> {
         let input = match &mut self.input {
             Some(input) => input,
             None => {
-                let reader = BufReader::with_capacity(READ_BYTES, File::open(&segment.path)?);
-                self.input.insert(reader.take(bytes))
+                let mut file = File::open(&segment.path)?;
+                let offset = self.next.offset;
+                file.seek(SeekFrom::Start(offset))?;
+                let reader = BufReader::with_capacity(READ_BYTES, file);
+                self.input.insert(reader.take(bytes.saturating_sub(offset)))
             }
         };
         self.buffer.clear();
@@ -240,5 +273,8 @@ impl<'a> Walk<'a> {
 }
 
 const READ_BYTES: usize = 256 * 1024;
+
+/// How near bisection comes to a row: reading on from there costs less than another step.
+const NEAR_BYTES: u64 = 256 * 1024;
 const TAIL_WINDOW_BYTES: u64 = 8 * 1024;
 const TAIL_WINDOW_BYTES_MAX: u64 = 2 * BATCH_BYTES_MAX as u64;

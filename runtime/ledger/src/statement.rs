@@ -7,6 +7,7 @@ use evanesce_protocol::Digest;
 
 use crate::dsse::{Envelope, EnvelopeError};
 use crate::notary::{NotaryKey, NotaryKeyId, P256Signature};
+use crate::record::Sha512Digest;
 
 /// The type of every statement.
 pub const STATEMENT_TYPE: &str = "https://in-toto.io/Statement/v1";
@@ -61,7 +62,12 @@ impl<P: Predicate> Statement<P> {
         Self::parse(envelope.payload_unverified())
     }
 
-    fn parse(payload: &[u8]) -> Result<Self, StatementError> {
+    /// Reads a payload whose signature the caller checked, or will.
+    ///
+    /// # Errors
+    ///
+    /// [`StatementError`], as [`Statement::open`].
+    pub fn parse(payload: &[u8]) -> Result<Self, StatementError> {
         let statement: Self = serde_json::from_slice(payload).map_err(StatementError::Parse)?;
         if statement.statement_type != STATEMENT_TYPE || statement.predicate_type != P::TYPE {
             return Err(StatementError::Type {
@@ -111,12 +117,20 @@ pub struct Subject {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SubjectDigest {
     sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha512: Option<Sha512Digest>,
 }
 
 impl Subject {
     /// Names a subject.
     pub fn new(name: impl Into<String>, digest: Digest) -> Self {
-        Self { name: name.into(), digest: SubjectDigest { sha256: digest.to_hex() } }
+        Self { name: name.into(), digest: SubjectDigest { sha256: digest.to_hex(), sha512: None } }
+    }
+
+    /// Adds the SHA-512 of the same bytes.
+    pub(crate) fn with_sha512(self, sha512: Sha512Digest) -> Self {
+        let digest = SubjectDigest { sha512: Some(sha512), ..self.digest };
+        Self { digest, ..self }
     }
 }
 

@@ -17,7 +17,9 @@ use crate::dsse::Envelope;
 use crate::life::{Lives, Step, Wrong, read};
 use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing};
 use crate::read::{ReadError, Reader};
-use crate::row::{CheckpointRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow, genesis};
+use crate::row::{
+    CheckpointRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow, StatementRow, genesis,
+};
 use crate::segment::{LineEnd, Position, Segment, Walk};
 use crate::shred::{LedgerHead, ShredReceipt};
 use crate::statement::{Predicate as _, Statement};
@@ -485,22 +487,31 @@ impl<'a> Audit<'a> {
                 let covers = self.shredded(&envelope, header.seq)?;
                 self.check(position, header.seq, envelope, covers)
             }
+            "statement" => {
+                let StatementRow { envelope } = read(line)?;
+                self.follow(header, line, digest)?;
+                // What it says of files is for whoever has them; it says nothing of rows.
+                self.check(position, header.seq, envelope, 0)
+            }
             "closed-torn-row" => {
                 self.verdict.warn(Warning::ClosedTornRow { row: header.seq });
                 read::<IgnoredAny>(line).map(drop)
             }
-            _ => {
-                let Some(ledger) = self.verdict.ledger else {
-                    return Err(Wrong::new(Problem::Segment, "a ledger's id in row 1", "none"));
-                };
-                match self.lives.follow(header, line, digest, ledger)? {
-                    Step::Other => Ok(()),
-                    Step::Receipt { envelope, covers } => {
-                        self.check(position, header.seq, envelope, covers)
-                    }
+            _ => match self.follow(header, line, digest)? {
+                Step::Other => Ok(()),
+                Step::Receipt { envelope, covers } => {
+                    self.check(position, header.seq, envelope, covers)
                 }
-            }
+            },
         }
+    }
+
+    /// Follows the workload that a row is of.
+    fn follow(&mut self, header: &Header<'_>, line: &str, digest: Digest) -> Result<Step, Wrong> {
+        let Some(ledger) = self.verdict.ledger else {
+            return Err(Wrong::new(Problem::Segment, "a ledger's id in row 1", "none"));
+        };
+        self.lives.follow(header, line, digest, ledger)
     }
 
     /// Takes note of a notary key, and trusts it if a trusted one hands over to it.
