@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 use evanesce_evidence::{Endorsements, EvidenceEnvelope, SnpEndorsements};
 use evanesce_protocol::Digest;
 use evanesce_protocol::evidence::{Binding, Nonce, NotaryPoint, RawEvidence, Subject, provider};
-use evanesce_tests::Installation;
+use evanesce_tests::process::is_alive;
+use evanesce_tests::{Installation, wait_until};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::der::{ia5, integer};
 use crate::installation;
 use crate::snp_pki::{Certificate, RevocationList, Signer, sign_report};
+use crate::tsm_fs::TsmFs;
 
 /// A Genoa machine, its certificates, and the roots above them.
 struct Machine {
@@ -173,6 +176,64 @@ fn a_signature_by_an_attested_signer_is_trusted_by_somebody_who_has_files_alone(
     }
     // Without the policy nobody vouches for the signer.
     elsewhere.run(&["verify", "artifact"]).expect_status(3);
+}
+
+/// The whole way, but for the silicon: the attester asks configfs-tsm, the launcher binds the key,
+/// the ledger keeps the evidence, and somebody else judges it.
+#[test]
+fn what_a_machine_says_through_configfs_is_trusted_from_the_ledger_alone() {
+    let (here, machine) = (installation(), Machine::new());
+    let vek = &machine.vek;
+    let entry = |guid: u128, offset: usize, bytes: usize| {
+        let numbers = [offset, bytes].map(|number| u32::try_from(number).unwrap().to_le_bytes());
+        [&guid.to_be_bytes()[..], &numbers.concat()].concat()
+    };
+    let vcek = entry(0x63da758d_e664_4564_adc5_f4b93be8accd, 48, vek.len());
+    let auxblob = [vcek, vec![0; 24], vek.clone()].concat();
+    let firmware = Machine::new();
+    let Some(tsm) = TsmFs::mount(auxblob, Box::new(move |data| firmware.report(data))) else {
+        return;
+    };
+    here.file("artifact", "the artifact");
+    here.file("roots.pem", &machine.roots);
+    let crl = here.file("crl.der", &machine.crl);
+
+    // When a key is attested,
+    let root = tsm.root.path().to_str().unwrap();
+    here.run(&["sign", "--attest", "--tsm-root", root, "artifact"]).expect_status(0);
+    let made = fs::read_dir(tsm.root.path()).map(Iterator::count);
+    assert!(made.is_err() || made.is_ok_and(|left| left == 0), "a request was left behind");
+
+    // Then its policy accepts the evidence with the certificate that the host handed over, once
+    // somebody adds a revocation list,
+    let init = ["attest", "policy", "init", "--from-evidence", "artifact.evidence.json"];
+    let init = here.evanesce(init).output().expect_status(0);
+    here.file("policy.toml", of_test(&init.stdout));
+    let line = ["attest", "appraise", "--evidence", "artifact.evidence.json", "--policy"];
+    let rest = ["policy.toml", "--crl", crl.to_str().unwrap()];
+    here.evanesce(line.iter().chain(&rest).chain(&ROOTS)).output().expect_status(0);
+    // and a verifier who has the ledger needs no evidence file.
+    let kept = here.state_dir().join("collateral/snp/Genoa");
+    fs::create_dir_all(&kept).unwrap();
+    fs::copy(&crl, kept.join("crl.der")).unwrap();
+    fs::remove_file(here.work_dir().join("artifact.evidence.json")).unwrap();
+    let (status, report) = verify(&here, &["--policy", "policy.toml"]);
+    assert_eq!(status, 0, "{report:#}");
+    assert_eq!(report["attestation"]["outcome"], "attested");
+    let checked = report["checked"].to_string();
+    assert!(checked.contains("younger than row"), "{checked}");
+    here.run(&["audit", "verify"]).expect_status(0);
+    // A nonce of somebody's own is bound as well,
+    let nonce = "5a".repeat(32);
+    let collect = ["attest", "collect", "--nonce", &nonce, "--tsm-root", root, "--out", "own.json"];
+    here.run(&collect).expect_status(0);
+    let own = fs::read(here.work_dir().join("own.json")).unwrap();
+    let own = EvidenceEnvelope::from_json(&own).unwrap();
+    assert_eq!(own.binding.nonce.to_string(), nonce);
+    // and evidence for an installation is none for a signer.
+    let line = ["attest", "appraise", "--evidence", "own.json", "--policy", "policy.toml"];
+    let outcome = here.evanesce(line.iter().chain(&ROOTS)).output().expect_status(1);
+    assert!(outcome.stdout.contains("bound.purpose"), "{}", outcome.stdout);
 }
 
 #[test]
@@ -380,4 +441,20 @@ fn what_a_vendor_hands_out_is_fetched_kept_and_found_without_the_network() {
     let line = ["attest", "appraise", "--snp-report", "report.bin", "--policy", "policy.toml"];
     let rest = ["--report-data", &data];
     here.evanesce(line.iter().chain(&rest).chain(&ROOTS)).output().expect_status(0);
+}
+
+#[test]
+fn a_killed_launchers_receipt_still_names_the_evidence() {
+    let here = installation();
+    let held = here.hold(&["--workload-id", "w", "--attest", "--insecure-software-attestation"]);
+    let worker = held.worker_pid(&here);
+
+    held.launcher.signal(Signal::KILL);
+    held.finish();
+    wait_until("the worker has ended", || !is_alive(worker));
+    assert_eq!(here.json(&["ps"]), serde_json::json!([]));
+
+    let receipt = here.receipt("w");
+    assert_eq!(receipt["attestation"]["provider"], "insecure_software", "{receipt:#}");
+    here.run(&["audit", "verify"]).expect_status(0);
 }

@@ -15,9 +15,11 @@ mod newcomer;
 mod residue;
 mod run;
 mod tools;
+mod tsm_fs;
 
 #[path = "../../runtime/appraisal/tests/support/der.rs"]
 mod der;
+#[expect(dead_code, reason = "each test binary uses its part")]
 #[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
 mod snp_pki;
 

@@ -30,10 +30,10 @@ pub(crate) fn collect(report_data: &[u8; REPORT_DATA_BYTES]) -> Result<RawEviden
         Err(error) => return Err(refused("opening /dev/sev-guest", &error)),
     };
     let data = Some(*report_data);
-    let (outblob, certificates) = match firmware.get_ext_report(None, data, None) {
+    let (outblob, certificates) = match firmware.get_ext_report(None, data, LEVEL) {
         Ok(both) => both,
         Err(_) => {
-            let report = firmware.get_report(None, data, None);
+            let report = firmware.get_report(None, data, LEVEL);
             (report.map_err(|error| refused("asking for a report", &error))?, None)
         }
     };
@@ -89,6 +89,10 @@ fn is_absent(error: &io::Error) -> bool {
 fn refused(step: &str, error: &dyn std::fmt::Display) -> Failure {
     Failure::Refused(CollectError::Io { step: step.to_owned(), reason: error.to_string() })
 }
+
+/// VMPL 0, the guest's own where there is no service module. The crate's default is 1, and the
+/// firmware signs for any level below the asker's.
+const LEVEL: Option<u32> = Some(0);
 
 /// AMD 56421, section 4.1.8.1.
 const ENTRY_BYTES: usize = 24;

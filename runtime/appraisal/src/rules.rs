@@ -288,6 +288,8 @@ rules! {
         "launch the TD with SEPT_VE_DISABLE";
     TDX_STATUS "tdx.tcb.status" "the policy lists the TCB status"
         "update the machine's firmware and the TDX module; list other statuses only after reading their advisories";
+    TDX_STATUS_NOW "tdx.tcb.status-now" "the policy lists the status of what runs since the last update"
+        "update the TDX module again; list other statuses only after reading their advisories";
     TDX_ADVISORIES "tdx.tcb.advisories" "no advisory that the policy denies is open"
         "update the machine's firmware and the TDX module";
     TDX_EVALUATION "tdx.tcb.evaluation" "the collateral is of the policy's TCB evaluation or a later one"

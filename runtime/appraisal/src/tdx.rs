@@ -295,6 +295,12 @@ fn platform(checks: &mut Checks, claims: &QuoteClaims, policy: &TdxPolicy, at: O
         one_of(&policy.tcb_statuses),
         status,
     );
+    // A report of TDX 1.5 also has what runs now, which `dcap-qvl` lets pass where it is the worse.
+    if let Some(now) = &claims.platform.current_tcb_level {
+        let status = now.tcb_status.to_string();
+        let holds = policy.tcb_statuses.contains(&status);
+        checks.check(rules::TDX_STATUS_NOW, holds, one_of(&policy.tcb_statuses), status);
+    }
     let open = &claims.tcb.advisory_ids;
     checks.check(
         rules::TDX_ADVISORIES,

@@ -89,8 +89,9 @@ fn every_snp_vector_gets_its_verdict_for_its_reason() {
     let expected = vectors.rows("## SNP, real");
     assert_eq!(names(&expected), SNP_REAL.iter().map(|(name, _)| *name).collect::<Vec<_>>());
     for ((name, reason), row) in SNP_REAL.iter().zip(&expected) {
-        let wanted = if row[2].starts_with("VALID") { 0 } else { 1 };
-        assert_eq!(wanted == 0, reason.is_empty(), "{name}: the manifest says {}", row[2]);
+        // A description may hold the sign that parts cells: the verdict is a cell of its own.
+        let wanted = if row.iter().any(|cell| cell == "VALID") { 0 } else { 1 };
+        assert_eq!(wanted == 0, reason.is_empty(), "{name}: the manifest says {row:?}");
         let (report, vek) = (vectors.report(name), vectors.vek(name));
         let policy = vectors.snp_policy(&report, &vek);
         vectors.assert_snp(&report, &vek, &policy, wanted, reason);

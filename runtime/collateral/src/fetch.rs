@@ -338,9 +338,10 @@ mod tests {
 
     impl Http for Vendor {
         fn get(&self, url: &Url) -> Result<Answer, HttpError> {
-            match self.answers.borrow_mut().is_empty() {
+            let mut answers = self.answers.borrow_mut();
+            match answers.is_empty() {
                 true => Err(HttpError { url: url.to_string(), cause: "nobody there".into() }),
-                false => Ok(self.answers.borrow_mut().remove(0)),
+                false => Ok(answers.remove(0)),
             }
         }
     }

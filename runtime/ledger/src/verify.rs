@@ -22,7 +22,7 @@ use crate::row::{
 };
 use crate::segment::{LineEnd, Position, Segment, Walk};
 use crate::shred::{LedgerHead, ShredReceipt};
-use crate::statement::{Predicate as _, Statement};
+use crate::statement::{Predicate as _, Statement, StatementError};
 use crate::timestamp::Timestamp;
 
 /// Warnings that a verdict lists.
@@ -553,8 +553,13 @@ impl<'a> Audit<'a> {
     /// returns the row that its signature covers.
     fn shredded(&self, envelope: &Envelope, seq: u64) -> Result<u64, Wrong> {
         let statement = Statement::<ShredReceipt>::parse_unverified(envelope);
+        let problem = |error: &StatementError| match error {
+            // Not JSON at all, which no statement of any type would be.
+            StatementError::Parse(error) if !error.is_data() => Problem::Parse,
+            _ => Problem::Receipt,
+        };
         let receipt = statement
-            .map_err(|error| Wrong::new(Problem::Receipt, ShredReceipt::TYPE, error))?
+            .map_err(|error| Wrong::new(problem(&error), ShredReceipt::TYPE, error))?
             .into_predicate();
         let wrong = |expected: &dyn ToString, found: &dyn ToString| {
             Err(Wrong::new(Problem::Receipt, expected.to_string(), found.to_string()))

@@ -3,6 +3,7 @@
 //! What `dcap-qvl` checks is here, too: that it does, and that its word becomes the right rule.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "each test binary uses its part")]
 #[path = "../support/der.rs"]
 mod der;
 mod pki;
@@ -456,7 +457,7 @@ const CASES: &[Case] = &[
     ("tdx.tcb.level", "a platform below every level", V4, |s| s.platform.cpu_svn = [2; 16]),
     ("tdx.tcb.level", "a provisioning enclave below every level", V4, |s| s.platform.pce_svn = 10),
     ("tdx.tcb.level", "a quoting enclave below every level", V4, |s| s.qe[258] = 5),
-    ("tdx.tcb.level", "after an update a module below every level", V5, |s| s.td[SVN_2 + 2] = 0),
+    ("tdx.tcb.status-now", "after an update a module that is out of date", V5, |s| s.td[SVN_2 + 2] = 0),
     ("tdx.tcb.revoked", "a revoked TCB", V4, |s| { s.platform.cpu_svn = [3; 16]; }),
     ("tdx.tcb.status", "a platform that is out of date", V4, |s| s.platform.cpu_svn = [4; 16]),
     ("tdx.tcb.status", "a quoting enclave that is out of date", V4, |s| s.qe[258] = 7),
@@ -471,6 +472,7 @@ const CASES: &[Case] = &[
     ("tdx.module.identity", "a module with other attributes", V4, |s| s.td[SEAM_ATTRIBUTES] = 1),
     ("tdx.module.identity", "a module version nobody knows", V4, |s| s.td[SVN + 1] = 9),
     ("tdx.module.identity", "a module below every level", V4, |s| s.td[SVN] = 3),
+    ("tdx.module.identity", "after an update a module below every level", V5, |s| s.td[SVN_2] = 3),
     ("tdx.module.mrseam", "another module", V4, |s| s.set("mrseam", other(48))),
 
     ("tdx.platform.dynamic", "packages may be added", V4, |s| s.platform.flags[0] = true),

@@ -138,9 +138,7 @@ fn check(args: &PolicyCheckArgs) -> Result<CheckReport, CommandError> {
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum PolicyReport {
-    #[expect(missing_docs, reason = "named like its command")]
     Init(InitReport),
-    #[expect(missing_docs, reason = "named like its command")]
     Check(CheckReport),
 }
 
