@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Audits a ledger. Written from docs/formats/ledger.md and docs/formats/receipt.md alone, with the
-standard library; P-256 signatures are checked if the package `cryptography` is there.
+standard library; signatures are checked if the package `cryptography` is there.
 
     verify_ledger.py DIRECTORY [--notary PEM]... [--checkpoint FILE]
 
@@ -10,7 +10,7 @@ import argparse, base64, datetime, glob, hashlib, json, os, re, sys
 
 try:
     from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 except ImportError:
     ec = None
 
@@ -22,6 +22,7 @@ RECEIPT = "https://evanesce.dev/receipt/v1"
 CHECKPOINT = "https://evanesce.dev/ledger-checkpoint/v1"
 SHRED = "https://evanesce.dev/shred-receipt/v1"
 ROTATION = "https://evanesce.dev/notary-rotation/v1"
+KEY_ROTATION = "https://evanesce.dev/key-rotation/v1"
 
 
 class Bad(Exception):
@@ -60,6 +61,23 @@ def header(line):
     return int(seq), prev, at, workload, event
 
 
+def both_signed(said, keys):
+    at = datetime.datetime.strptime(said["at"], "%Y-%m-%dT%H:%M:%S.%fZ")
+    at = (at - datetime.datetime(1970, 1, 1)) // datetime.timedelta(milliseconds=1)
+    previous = bytes.fromhex((said.get("previous") or "sha256:" + "00" * 32).removeprefix("sha256:"))
+    signed = b"".join([
+        b"evanesce key-rotation v1\0", bytes.fromhex(said["ledger"]),
+        said["generation"].to_bytes(8, "big"), keys["retired"], keys["successor"],
+        at.to_bytes(8, "big"), previous, said["reason"].encode()])
+    for name, key in keys.items() if ec else ():
+        try:
+            ed25519.Ed25519PublicKey.from_public_bytes(key).verify(
+                unbase64(said["signatures"][name]), signed)
+        except Exception:  # cryptography has one exception for each way to be wrong
+            return False
+    return True
+
+
 class Envelope:
     def __init__(self, value):
         (signature,) = value["signatures"]
@@ -80,7 +98,7 @@ class Envelope:
         try:
             serialization.load_der_public_key(spki).verify(
                 self.signature, pae, ec.ECDSA(hashes.SHA256()))
-        except Exception:  # cryptography has one exception for each way to be wrong
+        except Exception:  # as above
             return False
         return self.type.encode() == kind
 
@@ -148,6 +166,15 @@ class Audit:
             self.check(envelope, seq - 1)
         elif event == "statement":
             self.check(Envelope(row["envelope"]), 0)
+        elif event == "key-rotated":
+            envelope = Envelope(row["envelope"])
+            said = envelope.predicate
+            keys = {name: bytes.fromhex(said[name].removeprefix("ed25519:"))
+                    for name in ("retired", "successor")}
+            need(envelope.is_about(KEY_ROTATION, "key generation %d" % said["generation"],
+                                   sha256(keys["successor"]))
+                 and said["ledger"] == self.ledger and both_signed(said, keys), "rotation")
+            self.check(envelope, 0)
         elif event in ("started", "loaded", "signed", "receipt"):
             need(workload, "no-workload")
             need((life is None) == (event == "started"),

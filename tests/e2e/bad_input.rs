@@ -66,13 +66,15 @@ fn a_file_of_another_kind_is_refused_by_what_it_is() {
         (
             "openssl genpkey -algorithm ed25519 \
              | openssl pkcs8 -topk8 -passout pass:word",
-            "key.label",
+            "passphrase.none",
         ),
         (
             "openssl req -x509 -newkey ed25519 -nodes -keyout /dev/null -subj /CN=a 2>/dev/null",
             "key.label",
         ),
-        ("ssh-keygen -q -t ed25519 -N '' -f ssh && cat ssh && rm ssh ssh.pub", "key.label"),
+        ("ssh-keygen -q -t ed25519 -N word -f ssh && cat ssh && rm ssh ssh.pub", "passphrase.none"),
+        ("ssh-keygen -q -t rsa -N '' -f ssh && cat ssh && rm ssh ssh.pub", "key.algorithm"),
+        ("ssh-keygen -q -t ecdsa -N word -f ssh && cat ssh && rm ssh ssh.pub", "key.algorithm"),
         ("openssl genpkey -algorithm ed25519 -outform DER", "key.not-pem"),
         ("head -c 16384 /dev/zero", "key.not-pem"),
         ("head -c 16385 /dev/zero", "key-file.too-long"),

@@ -12,6 +12,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64ct::{Base64, Encoding as _};
+use bech32::Bech32;
+use bech32::primitives::decode::CheckedHrpstring;
 use evanesce_residue::{Canary, Forms, ScanReport, Scanner, unwatched};
 use evanesce_tests::agent::numbered_request;
 use evanesce_tests::process::{is_alive, output, send};
@@ -32,7 +35,7 @@ fn after_a_thousand_signatures_no_form_of_the_key_is_found_in_anything_that_root
     search.assert_finds_every_form_in_a_process_and_its_core();
 
     // When it signs a thousand times through the socket, and at its end,
-    let found = search.life_of(PROGRAM);
+    let found = search.life_of(PROGRAM, &Format::Pkcs8);
 
     // Then there is nothing of it in worker, launcher and workload, in the worker's core file,
     // registers included, and on the disk, and all that could not be read is what cannot be.
@@ -48,6 +51,25 @@ fn after_a_thousand_signatures_no_form_of_the_key_is_found_in_anything_that_root
     assert!(found.after.unreadable.is_empty(), "{:#?}", found.after.unreadable);
 }
 
+/// What opens a key is as good as the key.
+#[test]
+fn after_a_key_of_any_format_was_opened_neither_it_nor_what_opened_it_is_found() {
+    if peers::not_root() || peers::missing(&["gcore", "openssl", "ssh-keygen", "age", "age-keygen"])
+    {
+        return;
+    }
+    let search = Search::of_signatures(20);
+    search.assert_finds_every_form_in_a_process_and_its_core();
+
+    for format in Format::ALL {
+        let found = search.life_of(PROGRAM, &format);
+
+        print_as(&format!("{format:?}, alive"), &found.alive);
+        assert_clean(&found.alive);
+        assert_clean(&found.after);
+    }
+}
+
 #[test]
 #[ignore = "builds a worker that leaks for each place; run with `--ignored`, as CI does"]
 fn a_worker_that_leaks_to_heap_stack_or_a_vector_register_is_found_by_the_same_scan() {
@@ -61,17 +83,51 @@ fn a_worker_that_leaks_to_heap_stack_or_a_vector_register_is_found_by_the_same_s
         ("danger-leak-register", "core."),
     ] {
         let program = build_with(leak);
-        let found = Search::new().life_of(program.to_str().unwrap());
+        let search = Search::of_signatures(20);
+        let found = search.life_of(program.to_str().unwrap(), &Format::EncryptedOpenssh);
 
         print(&found.alive);
         let is_there = found.alive.hits.iter().any(|hit| hit.place.contains(place));
         assert!(is_there, "{leak} is not found in {place}: {:#?}", found.alive.hits);
+        if leak == "danger-leak-heap" {
+            let of_secret = found.alive.hits.iter().any(|hit| hit.form == "passphrase");
+            assert!(of_secret, "the passphrase is not found: {:#?}", found.alive.hits);
+        }
     }
 }
 
-/// One canary and what finds it.
+/// How a canary's key is at rest.
+#[derive(Clone, Copy, Debug)]
+enum Format {
+    Pkcs8,
+    Pbkdf2,
+    Scrypt,
+    Openssh,
+    EncryptedOpenssh,
+    AgeIdentity,
+    AgePassphrase,
+}
+
+impl Format {
+    const ALL: [Self; 7] = [
+        Self::Pkcs8,
+        Self::Pbkdf2,
+        Self::Scrypt,
+        Self::Openssh,
+        Self::EncryptedOpenssh,
+        Self::AgeIdentity,
+        Self::AgePassphrase,
+    ];
+}
+
+/// One canary and what finds it, and what opens its files.
 struct Search {
     canary: Canary,
+    signatures: usize,
+    passphrase: String,
+    /// `AGE-SECRET-KEY-1…` and its recipient.
+    identity: String,
+    recipient: String,
     forms: Forms,
     scanner: Scanner,
 }
@@ -84,30 +140,101 @@ struct Found {
 
 impl Search {
     fn new() -> Self {
+        Self::of_signatures(SIGNATURES)
+    }
+
+    fn of_signatures(signatures: usize) -> Self {
         let canary = Canary::random().unwrap();
-        let requests: Vec<_> = (0..SIGNATURES).map(numbered_request).collect();
+        let requests: Vec<_> = (0..signatures).map(numbered_request).collect();
         let requests: Vec<_> = requests.iter().map(Vec::as_slice).collect();
-        let forms = canary.forms(&requests);
-        Self { scanner: Scanner::new(&forms), canary, forms }
+        let passphrase = Base64::encode_string(&Canary::random().unwrap().seed()[..]);
+        let (identity, recipient) = match peers::missing(&["age-keygen"]) {
+            true => (String::new(), String::new()),
+            false => age_identity(),
+        };
+        // The beginning of an identity is the same for all, and in every program that reads one.
+        let own = identity.strip_prefix("AGE-SECRET-KEY-1").unwrap_or_default();
+        let forms = canary
+            .forms(&requests)
+            .with_secret("passphrase", passphrase.as_bytes(), false)
+            .with_secret("identity", own.as_bytes(), true)
+            .with_secret("identity.scalar", &scalar_of(&identity), false);
+        let scanner = Scanner::new(&forms);
+        Self { scanner, canary, signatures, passphrase, identity, recipient, forms }
+    }
+
+    /// Writes the key into the vault, and gives the flags that open it from there.
+    fn key_file(&self, format: Format, vault: &Path, program: &str) -> Vec<String> {
+        let write = |name: &str, text: &str| {
+            let path = vault.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            path
+        };
+        let run = |line: &str| {
+            let mut shell = Command::new("bash");
+            shell.args(["-c", &format!("umask 077; {line}")]).current_dir(vault);
+            output(shell).expect_status(0);
+        };
+        write("canary.pem", &self.canary.to_pkcs8_pem());
+        write("canary.key", &openssh(&self.canary));
+        write("evanesce.passphrase", &self.passphrase);
+        write("identity.txt", &self.identity);
+        let passphrase = &self.passphrase;
+        let name = match format {
+            Format::Pkcs8 => "canary.pem",
+            Format::Openssh => "canary.key",
+            Format::Pbkdf2 | Format::Scrypt => {
+                let how = match format {
+                    Format::Scrypt => "-scrypt",
+                    _ => "-v2 aes-256-cbc",
+                };
+                run(&format!(
+                    "openssl pkcs8 -topk8 {how} -in canary.pem -out encrypted.pem \
+                     -passout file:evanesce.passphrase"
+                ));
+                "encrypted.pem"
+            }
+            Format::EncryptedOpenssh => {
+                run(&format!("ssh-keygen -q -p -P '' -N '{passphrase}' -f canary.key"));
+                "canary.key"
+            }
+            Format::AgeIdentity => {
+                run(&format!("age -a -r {} -o sealed.age canary.pem", self.recipient));
+                "sealed.age"
+            }
+            Format::AgePassphrase => {
+                run(&format!(
+                    "'{program}' key reseal canary.pem --new-passphrase-fd 3 \
+                     3< evanesce.passphrase"
+                ));
+                "canary.pem"
+            }
+        };
+        let key = ["--key".to_owned(), vault.join(name).display().to_string()];
+        let identity = ["--identity".to_owned(), vault.join("identity.txt").display().to_string()];
+        match format {
+            Format::AgeIdentity => [key, identity].concat(),
+            _ => key.to_vec(),
+        }
     }
 
     /// Lets the key live, sign and end in an installation of `program`.
-    fn life_of(&self, program: &str) -> Found {
+    fn life_of(&self, program: &str, format: &Format) -> Found {
         let here = Installation::new(program);
         // The key's own file is where the key may be found, so it is elsewhere.
         let vault = tempfile::tempdir().unwrap();
-        let key = vault.path().join("canary.pem");
-        fs::write(&key, self.canary.to_pkcs8_pem()).unwrap();
-        fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-        let count = SIGNATURES.to_string();
+        let key = self.key_file(*format, vault.path(), program);
+        let count = self.signatures.to_string();
         let workload = env!("CARGO_BIN_EXE_signing-workload");
-        let key = key.to_str().unwrap();
-        let line = ["run", "--key", key, "--workload-id", "canary", "--", workload, &count];
-        let mut launcher = here.evanesce(line).start();
+        let line = ["--workload-id", "canary", "--", workload, &count].map(str::to_owned);
+        let line = [vec!["run".to_owned()], key, line.to_vec()].concat();
+        let run = here.evanesce(line).env("CREDENTIALS_DIRECTORY", vault.path());
+        let mut launcher = run.start();
         let said = launcher.next_line();
         let workload_pid = said.strip_prefix("signed ").unwrap().parse().unwrap();
         let listed = here.json(&["ps"]);
-        assert_eq!(listed[0]["signatures"], SIGNATURES, "{listed:#}");
+        assert_eq!(listed[0]["signatures"], self.signatures, "{listed:#}");
         let worker_pid = u32::try_from(listed[0]["worker_pid"].as_u64().unwrap()).unwrap();
 
         let pids = [worker_pid, launcher.pid(), workload_pid];
@@ -191,6 +318,44 @@ impl Search {
     }
 }
 
+/// A key as OpenSSH writes it in the clear (`PROTOCOL.key`).
+fn openssh(canary: &Canary) -> String {
+    let string = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&length[..], bytes].concat()
+    };
+    let (seed, public) = (&canary.seed()[..], &canary.public_key()[..]);
+    let named = [string(b"ssh-ed25519"), string(public)].concat();
+    let check = vec![0x5a, 0xfe, 0x5a, 0xfe, 0x5a, 0xfe, 0x5a, 0xfe];
+    let pair = string(&[seed, public].concat());
+    let mut private = [check, named.clone(), pair, string(b"canary")].concat();
+    private.extend((1..=7).take((8 - private.len() % 8) % 8));
+    let none = string(b"none");
+    let magic = b"openssh-key-v1\0".to_vec();
+    let head = [magic, none.clone(), none, string(b""), vec![0, 0, 0, 1]].concat();
+    let text = Base64::encode_string(&[head, string(&named), string(&private)].concat());
+    let lines: Vec<_> =
+        text.as_bytes().chunks(70).map(|line| str::from_utf8(line).unwrap()).collect();
+    let (label, body) = ("OPENSSH PRIVATE KEY", lines.join("\n"));
+    format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n")
+}
+
+/// A new identity of age, and its recipient.
+fn age_identity() -> (String, String) {
+    let made = output(Command::new("age-keygen")).expect_status(0).stdout;
+    let line = |start: &str| {
+        let line = made.lines().find_map(|line| line.strip_prefix(start));
+        line.expect("age-keygen prints both").to_owned()
+    };
+    (format!("AGE-SECRET-KEY-1{}", line("AGE-SECRET-KEY-1")), line("# public key: "))
+}
+
+/// The bytes of an identity (Bech32, BIP 173).
+fn scalar_of(identity: &str) -> Vec<u8> {
+    let decoded = CheckedHrpstring::new::<Bech32>(identity);
+    decoded.map(|identity| identity.byte_iter().collect()).unwrap_or_default()
+}
+
 /// Whether a form is the key's own, or of one of the first signatures: enough for each kind.
 fn is_of_first_signatures(form: &str) -> bool {
     match form.split_once('[') {
@@ -236,11 +401,15 @@ fn assert_clean(report: &ScanReport) {
 }
 
 /// What was looked at: the figures that the documents quote.
-#[expect(clippy::print_stderr, reason = "the figures that the documents quote")]
 fn print(report: &ScanReport) {
+    print_as("all", report);
+}
+
+#[expect(clippy::print_stderr, reason = "the figures that the documents quote")]
+fn print_as(what: &str, report: &ScanReport) {
     let ScanReport { bytes_scanned, bytes_absent, bytes_unreadable, .. } = report;
     eprintln!(
-        "{bytes_scanned} bytes scanned, {bytes_absent} absent, {bytes_unreadable} unreadable: \
+        "{what}: {bytes_scanned} bytes scanned, {bytes_absent} absent, {bytes_unreadable} unreadable: \
          {} fragments found",
         report.fragments_found
     );

@@ -1,32 +1,58 @@
 //! Where a key comes from: from the bytes of a key file to a key, in the memory the caller gives.
 //!
-//! Start at [`ed25519_seed`] for a workload's key and at [`p256_key`] for the notary's.
+//! Start at [`open`] for a workload's key, at [`inspect`] for what a file says without being
+//! opened, at [`seal`] for the way back, and at [`p256_key`] for the notary's key.
+//!
+//! | format | recognised by | entry point of its own |
+//! |---|---|---|
+//! | PKCS#8 PEM | `PRIVATE KEY` | [`ed25519_seed`] |
+//! | the same under a passphrase | `ENCRYPTED PRIVATE KEY` | [`encrypted_ed25519_seed`] |
+//! | OpenSSH, in the clear or under a passphrase | `OPENSSH PRIVATE KEY` | [`openssh_ed25519_seed`] |
+//! | age, armoured or binary | `AGE ENCRYPTED FILE`, or `age-encryption.org/` | [`age_ed25519_seed`] |
 //!
 //! # What this crate promises
 //!
 //! | claim | kept by | shown by |
 //! |---|---|---|
-//! | no key byte outside the two buffers and the stack of the call | decoding borrows; [`ed25519_seed`] allocates nothing | `tests/no_heap.rs` |
-//! | no input panics, and no error repeats a byte of the file | every failure is mapped to a [`KeyFormatError`] by kind | property tests below |
+//! | no byte of a key, a passphrase or an identity outside of the buffers, the stack of the call and the scratch of a [`Workroom`] | decoding borrows and decrypts in place; nothing but scrypt allocates | `tests/no_heap.rs` |
+//! | no input panics, and no error repeats a byte of the file | every failure is mapped to a [`KeyFormatError`] by kind | property tests below, `tests/every_prefix.rs` |
+//! | what was sealed once opens for ever | frozen files | `tests/frozen.rs` |
+//! | no file makes the caller work or allocate without end | [`Work`], and the limits of the protocol | `tests/bounds.rs` |
 //!
 //! The caller owns the rest: it calls on a guarded stack, with guarded buffers (and a guarded heap
 //! for [`p256_key`], which allocates), and wipes all of them.
 //!
 //! # Invariant
 //!
-//! No I/O, no logging, no clock, no randomness.
+//! No I/O, no logging, no clock, no randomness. No cryptography of its own: formats are put
+//! together from the primitives that they name.
 
 #![forbid(unsafe_code)]
 
+mod age;
+mod openssh;
+mod pbes2;
+mod pem;
+mod pkcs8;
+mod work;
+
+use evanesce_protocol::PublicKey;
 use evanesce_protocol::control::KeyFormatError;
-use evanesce_protocol::limits::KEY_FILE_BYTES_MAX;
-use p256::pkcs8::DecodePrivateKey as _;
-use pkcs8::PrivateKeyInfoRef;
-use pkcs8::der::asn1::OctetStringRef;
-use pkcs8::der::{Decode as _, oid::ObjectIdentifier};
+use evanesce_protocol::custody::{KeyFileFormat, KeyFileInfo, Lock};
+use evanesce_protocol::limits::{KEY_FILE_BYTES_MAX, SEALED_TEXT_BYTES_MAX};
+
+pub use age::{SEAL_ENTROPY_BYTES, SEAL_ROOM_BYTES, check_identities, seal};
+pub use openssh::openssh_ed25519_seed;
+pub use pbes2::encrypted_ed25519_seed;
+pub use pkcs8::{ed25519_seed, p256_key};
+pub use work::{OrdinaryHeap, Work, Workroom};
 
 /// Bytes in an Ed25519 seed (RFC 8032, section 5.1.5).
 pub const SEED_BYTES: usize = 32;
+
+/// Bytes of scratch that is enough for every key file: as long as the longest, and what an age
+/// file holds.
+pub const SCRATCH_BYTES: usize = KEY_FILE_BYTES_MAX + SEALED_TEXT_BYTES_MAX;
 
 /// An Ed25519 key as a file holds it, borrowed from the scratch buffer it was decoded into.
 pub struct Ed25519Seed<'s> {
@@ -40,8 +66,8 @@ impl<'s> Ed25519Seed<'s> {
         self.seed
     }
 
-    /// Checks the public half that the file may name (RFC 5958's `publicKey`) against the one that
-    /// was derived from the seed.
+    /// Checks the public half that the file may name (RFC 5958's `publicKey`, and OpenSSH's format
+    /// always) against the one that was derived from the seed.
     ///
     /// # Errors
     ///
@@ -60,69 +86,178 @@ impl std::fmt::Debug for Ed25519Seed<'_> {
     }
 }
 
-/// Reads an Ed25519 private key from PKCS#8 PEM (RFC 5958, RFC 7468, RFC 8410), as
-/// `openssl genpkey -algorithm ed25519` writes it.
+/// What opens a key file.
+#[derive(Clone, Copy)]
+pub enum Secret<'a> {
+    /// Nothing: enough for a file in the clear.
+    None,
+    /// A passphrase.
+    Passphrase(&'a [u8]),
+    /// The text of a file of age identities.
+    Identities(&'a [u8]),
+}
+
+impl std::fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Passphrase(_) => "Passphrase(..)",
+            Self::Identities(_) => "Identities(..)",
+        })
+    }
+}
+
+/// Recognises a key file by its content.
 ///
-/// `scratch` receives the decoded structure and has to be at least as long as `text`.
+/// # Errors
+///
+/// [`KeyFormatError`] for a file that is none: empty, too long, not PEM, or PEM of something else.
+pub fn recognise(text: &[u8]) -> Result<Recognised, KeyFormatError> {
+    check_length(text)?;
+    if text.starts_with(age::MAGIC) {
+        return Ok(Recognised::Age { armoured: false });
+    }
+    match pem::label(text)? {
+        pkcs8::LABEL => Ok(Recognised::Pkcs8),
+        pbes2::LABEL => Ok(Recognised::EncryptedPkcs8),
+        openssh::LABEL => Ok(Recognised::Openssh),
+        age::LABEL => Ok(Recognised::Age { armoured: true }),
+        found => Err(pem::other(found)),
+    }
+}
+
+/// What a key file looks like from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    /// `PRIVATE KEY`.
+    Pkcs8,
+    /// `ENCRYPTED PRIVATE KEY`.
+    EncryptedPkcs8,
+    /// `OPENSSH PRIVATE KEY`.
+    Openssh,
+    /// An age file.
+    Age {
+        /// In PEM armour, not binary.
+        armoured: bool,
+    },
+}
+
+/// What a key file says without being opened. Nothing of it is authenticated.
+///
+/// `scratch` has at least [`SCRATCH_BYTES`].
+///
+/// # Errors
+///
+/// [`KeyFormatError`] for a file that is no key file, or of a key of another algorithm where that
+/// can be seen.
+pub fn inspect(text: &[u8], scratch: &mut [u8]) -> Result<KeyFileInfo, KeyFormatError> {
+    let info = |format, lock, public_key, kdf| KeyFileInfo {
+        format,
+        lock,
+        public_key,
+        recipients: 0,
+        kdf,
+    };
+    match recognise(text)? {
+        Recognised::Pkcs8 => {
+            let key = ed25519_seed(text, scratch)?;
+            let named = key.public_key.and_then(|bytes| bytes.try_into().ok());
+            let public_key = named.map(PublicKey::from_bytes);
+            Ok(info(KeyFileFormat::Pkcs8, None, public_key, None))
+        }
+        Recognised::EncryptedPkcs8 => {
+            let kdf = pbes2::inspect(pem::decode(text, scratch)?)?;
+            Ok(info(KeyFileFormat::EncryptedPkcs8, Some(Lock::Passphrase), None, Some(kdf)))
+        }
+        Recognised::Openssh => {
+            let (public_key, kdf) = openssh::inspect(pem::decode(text, scratch)?)?;
+            let (format, lock) = match kdf {
+                Some(_) => (KeyFileFormat::EncryptedOpenssh, Some(Lock::Passphrase)),
+                None => (KeyFileFormat::Openssh, None),
+            };
+            Ok(info(format, lock, Some(public_key), kdf))
+        }
+        Recognised::Age { armoured } => {
+            let facts = age::inspect(binary_age(text, armoured, scratch)?)?;
+            let base = info(KeyFileFormat::Age, Some(facts.lock), None, facts.kdf);
+            Ok(KeyFileInfo { recipients: facts.recipients, ..base })
+        }
+    }
+}
+
+/// Reads an Ed25519 private key from a key file of any format.
+///
+/// `scratch` has at least [`SCRATCH_BYTES`] and receives everything in the clear.
 ///
 /// # Errors
 ///
 /// [`KeyFormatError`], which names the format found and never a byte of the key.
-pub fn ed25519_seed<'s>(
+pub fn open<'s>(
     text: &[u8],
     scratch: &'s mut [u8],
+    secret: Secret<'_>,
+    work: &mut Work<'_>,
 ) -> Result<Ed25519Seed<'s>, KeyFormatError> {
-    let der = private_key_der(text, scratch)?;
-    let info = PrivateKeyInfoRef::try_from(der).map_err(|_| KeyFormatError::NotPkcs8)?;
-    if info.algorithm.oid != ED25519_OID {
-        return Err(KeyFormatError::Algorithm {
-            expected: "Ed25519".into(),
-            found: algorithm_name(info.algorithm.oid),
-        });
-    }
-    let malformed = || KeyFormatError::Malformed { expected: "Ed25519".into() };
-    if info.algorithm.parameters.is_some() {
-        return Err(malformed());
-    }
-    // RFC 8410, section 7: the octet string holds another octet string, the seed.
-    let seed = <&OctetStringRef>::from_der(info.private_key.as_bytes())
-        .ok()
-        .and_then(|inner| inner.as_bytes().try_into().ok())
-        .ok_or_else(malformed)?;
-    let public_key = match &info.public_key {
-        Some(bits) => Some(bits.as_bytes().ok_or_else(malformed)?),
-        None => None,
+    let passphrase = match secret {
+        Secret::Passphrase(passphrase) => Some(passphrase),
+        Secret::None | Secret::Identities(_) => None,
     };
-    Ok(Ed25519Seed { seed, public_key })
+    match recognise(text)? {
+        Recognised::Pkcs8 => ed25519_seed(text, scratch),
+        Recognised::EncryptedPkcs8 => match passphrase {
+            Some(passphrase) => encrypted_ed25519_seed(text, scratch, passphrase, work),
+            None => Err(KeyFormatError::Locked { needed: "passphrase".into() }),
+        },
+        Recognised::Openssh => openssh_ed25519_seed(text, scratch, passphrase, work),
+        Recognised::Age { .. } => age_ed25519_seed(text, scratch, secret, work),
+    }
 }
 
-/// Reads a P-256 private key from PKCS#8 PEM.
-///
-/// Allocates: call it under a guarded heap.
+/// Reads an Ed25519 private key from an age file that holds one in the clear, in PKCS#8 PEM or
+/// OpenSSH's format.
 ///
 /// # Errors
 ///
-/// As [`ed25519_seed`].
-pub fn p256_key(text: &[u8], scratch: &mut [u8]) -> Result<p256::SecretKey, KeyFormatError> {
-    let der = private_key_der(text, scratch)?;
-    let info = PrivateKeyInfoRef::try_from(der).map_err(|_| KeyFormatError::NotPkcs8)?;
-    let algorithm = |found| KeyFormatError::Algorithm { expected: "P-256".into(), found };
-    if info.algorithm.oid != EC_OID {
-        return Err(algorithm(algorithm_name(info.algorithm.oid)));
+/// As [`open`].
+pub fn age_ed25519_seed<'s>(
+    text: &[u8],
+    scratch: &'s mut [u8],
+    secret: Secret<'_>,
+    work: &mut Work<'_>,
+) -> Result<Ed25519Seed<'s>, KeyFormatError> {
+    let armoured = recognise(text)? == Recognised::Age { armoured: true };
+    if !armoured && recognise(text)? != (Recognised::Age { armoured: false }) {
+        return Err(KeyFormatError::NotAge);
     }
-    match info.algorithm.parameters_oid() {
-        Ok(P256_OID) => {}
-        Ok(other) => return Err(algorithm(algorithm_name(other))),
-        Err(_) => {
-            return Err(KeyFormatError::Malformed { expected: "P-256".into() });
-        }
+    let file_bytes = binary_age(text, armoured, scratch)?.len();
+    let (file, rest) = scratch.split_at_mut(file_bytes);
+    let plain = age::open(file, secret, work)?;
+    if plain.len() > SEALED_TEXT_BYTES_MAX || plain.len() > rest.len() {
+        return Err(KeyFormatError::SealedSomethingElse);
     }
-    p256::SecretKey::from_pkcs8_der(der)
-        .map_err(|_| KeyFormatError::Malformed { expected: "P-256".into() })
+    // What is inside is in the clear: sealing twice would only hide what the first seal is worth.
+    match recognise(plain) {
+        Ok(Recognised::Pkcs8) => ed25519_seed(plain, rest),
+        Ok(Recognised::Openssh) => openssh_ed25519_seed(plain, rest, None, work),
+        _ => Err(KeyFormatError::SealedSomethingElse),
+    }
 }
 
-/// Takes the armour off and checks that it is for an unencrypted private key.
-fn private_key_der<'s>(text: &[u8], scratch: &'s mut [u8]) -> Result<&'s [u8], KeyFormatError> {
+/// Brings an age file to the front of `scratch`, without its armour.
+fn binary_age<'s>(
+    text: &[u8],
+    armoured: bool,
+    scratch: &'s mut [u8],
+) -> Result<&'s mut [u8], KeyFormatError> {
+    if armoured {
+        return pem::decode(text, scratch);
+    }
+    let file = scratch.get_mut(..text.len()).ok_or(KeyFormatError::NotAge)?;
+    file.copy_from_slice(text);
+    Ok(file)
+}
+
+fn check_length(text: &[u8]) -> Result<(), KeyFormatError> {
     if text.is_empty() {
         return Err(KeyFormatError::Empty);
     }
@@ -130,42 +265,14 @@ fn private_key_der<'s>(text: &[u8], scratch: &'s mut [u8]) -> Result<&'s [u8], K
         let limit_bytes = u64::try_from(KEY_FILE_BYTES_MAX).expect("16 KiB fit 64 bits");
         return Err(KeyFormatError::TooLong { limit_bytes });
     }
-    let label = pem_rfc7468::decode_label(text).map_err(|_| KeyFormatError::NotPem)?;
-    if label != PRIVATE_KEY_LABEL {
-        return Err(KeyFormatError::Label { found: label.chars().take(64).collect() });
-    }
-    match pem_rfc7468::decode(text, scratch) {
-        Ok((_, der)) => Ok(der),
-        Err(_) => Err(KeyFormatError::NotPem),
-    }
+    Ok(())
 }
 
-/// The name people know an algorithm by, or its number.
-fn algorithm_name(oid: ObjectIdentifier) -> String {
-    match oid {
-        ED25519_OID => "Ed25519".into(),
-        EC_OID => "ECDSA".into(),
-        P256_OID => "P-256".into(),
-        other => match other.to_string().as_str() {
-            "1.2.840.113549.1.1.1" => "RSA".into(),
-            "1.3.101.110" => "X25519".into(),
-            "1.3.101.113" => "Ed448".into(),
-            "1.3.132.0.34" => "P-384".into(),
-            number => number.to_owned(),
-        },
-    }
+fn malformed() -> KeyFormatError {
+    KeyFormatError::Malformed { expected: ED25519.into() }
 }
 
-const PRIVATE_KEY_LABEL: &str = "PRIVATE KEY";
-
-/// id-Ed25519 (RFC 8410, section 3).
-const ED25519_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
-
-/// id-ecPublicKey (RFC 5480, section 2.1.1).
-const EC_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-
-/// secp256r1 (RFC 5480, section 2.1.1.1).
-const P256_OID: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+const ED25519: &str = "Ed25519";
 
 #[cfg(test)]
 mod tests {
@@ -221,11 +328,8 @@ mod tests {
 
     #[test]
     fn another_kind_of_key_is_named() {
-        let label = RFC8410.replace("PRIVATE KEY", "OPENSSH PRIVATE KEY");
-        assert_eq!(
-            read(&label),
-            Err(KeyFormatError::Label { found: "OPENSSH PRIVATE KEY".into() })
-        );
+        let label = RFC8410.replace("PRIVATE KEY", "CERTIFICATE");
+        assert_eq!(read(&label), Err(KeyFormatError::Label { found: "CERTIFICATE".into() }));
         // X25519: the last number of the algorithm identifier is 110 instead of 112.
         let x25519 = RFC8410.replace("MC4CAQAwBQYDK2Vw", "MC4CAQAwBQYDK2Vu");
         assert_eq!(

@@ -1,30 +1,45 @@
-//! Reading a workload's key allocates nothing, so no byte of it can be left on a heap.
+//! Reading a workload's key allocates nothing, so no byte of it can be left on a heap. scrypt alone
+//! does, in the memory that its caller gives (`Workroom`).
+
+mod common;
 
 use std::alloc::System;
 
-use evanesce_custody::ed25519_seed;
+use common::{PASSPHRASE, SEED, file};
+use evanesce_custody::{OrdinaryHeap, SCRATCH_BYTES, Secret, Work, open};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// The example of RFC 8410, section 10.3.
-const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
-    MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
-    -----END PRIVATE KEY-----\n";
-
 // One test, so that no other thread allocates meanwhile.
 #[test]
-fn reading_an_ed25519_key_allocates_nothing() {
-    let mut scratch = [0; 1024];
+fn reading_a_key_of_any_format_allocates_nothing_outside_of_scrypt() {
+    let identities = file("identity.txt");
+    let passphrase = Secret::Passphrase(PASSPHRASE);
+    let mut scratch = vec![0; SCRATCH_BYTES];
+    for (name, secret) in [
+        ("pkcs8.pem", Secret::None),
+        ("pkcs8-pbkdf2-aes256.pem", passphrase),
+        ("openssh.key", Secret::None),
+        ("openssh-aes256-ctr.key", passphrase),
+        ("openssh-aes256-cbc.key", passphrase),
+        ("age-x25519.age", Secret::Identities(&identities)),
+        ("age-x25519-binary.age", Secret::Identities(&identities)),
+        ("age-two-recipients.age", Secret::Identities(&identities)),
+        ("age-of-openssh.age", Secret::Identities(&identities)),
+    ] {
+        let text = file(name);
+        let mut work = Work { factor_max: 1, room: &mut OrdinaryHeap };
 
-    let region = Region::new(ALLOCATOR);
-    let seed = ed25519_seed(KEY.as_bytes(), &mut scratch);
-    let while_reading = region.change().allocations;
-    let control = std::hint::black_box(vec![0_u8; 32]);
-    let with_control = region.change().allocations;
+        let region = Region::new(ALLOCATOR);
+        let seed = open(&text, &mut scratch, secret, &mut work);
+        let while_reading = region.change().allocations;
+        let control = std::hint::black_box(vec![0_u8; 32]);
+        let with_control = region.change().allocations;
 
-    assert!(seed.is_ok_and(|seed| seed.as_bytes()[..2] == [0xd4, 0xee]));
-    assert_eq!(while_reading, 0);
-    assert!(with_control > 0, "the control was not counted: {control:?}");
+        assert!(seed.is_ok_and(|seed| *seed.as_bytes() == SEED), "{name}");
+        assert_eq!(while_reading, 0, "{name}");
+        assert!(with_control > 0, "the control was not counted: {control:?}");
+    }
 }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::pages::{PAGE_BYTES, PageBytes};
 use crate::region::{MapError, Region, Strength};
 use crate::registry;
+use crate::scratch::Scratch;
 use crate::wipe::{self, WipeError, WipedRegion};
 
 /// Arenas that one process may have at a time.
@@ -47,8 +48,7 @@ impl Arena {
             return Err(MapError::Reserve { bytes: bytes.get(), source: Errno::NOMEM });
         }
         let region = Region::map(name, bytes, strength)?;
-        let span = Span { start: region.base().as_ptr().expose_provenance(), bytes: bytes.get() };
-        let slot = SLOTS.iter().find(|slot| slot.claim(span)).ok_or(MapError::TooManyRegions)?;
+        let slot = Slot::for_span(region.base().as_ptr().expose_provenance(), bytes)?;
         Ok(Self { region, slot })
     }
 
@@ -67,7 +67,7 @@ impl Arena {
 
     /// Blocks that were allocated here and not freed.
     pub fn live_blocks(&self) -> u32 {
-        self.slot.fill().live_blocks
+        self.slot.live_blocks()
     }
 
     /// Bytes from the start to the end of the topmost block.
@@ -142,9 +142,23 @@ impl ScopedAllocator {
     /// Where `ScopedAllocator` is not the process's global allocator: the blocks of `f` would be in
     /// the ordinary heap without anyone noticing.
     pub fn within<R>(arena: &Arena, f: impl FnOnce() -> R) -> R {
-        let _scope = Scope::enter(arena.slot);
+        Self::within_slot(arena.slot, f)
+    }
+
+    /// The same in [`Scratch`].
+    ///
+    /// # Panics
+    ///
+    /// As [`ScopedAllocator::within`].
+    pub fn within_scratch<R>(scratch: &Scratch, f: impl FnOnce() -> R) -> R {
+        Self::within_slot(scratch.slot(), f)
+    }
+
+    fn within_slot<R>(slot: &'static Slot, f: impl FnOnce() -> R) -> R {
+        let _scope = Scope::enter(slot);
         let probe = black_box(Box::new(0_u8));
-        assert!(arena.contains(&raw const *probe), "ScopedAllocator is not the global allocator");
+        let address = (&raw const *probe).addr();
+        assert!(slot.span().contains(address), "ScopedAllocator is not the global allocator");
         drop(probe);
         f()
     }
@@ -221,7 +235,7 @@ impl Drop for Scope {
 /// 2. Blocks lie below the fill's `used_bytes` and do not overlap, because room is taken by one
 ///    compare-and-exchange of both its numbers.
 #[derive(Debug)]
-struct Slot {
+pub(crate) struct Slot {
     span: AtomicU64,
     fill: AtomicU64,
 }
@@ -235,12 +249,23 @@ impl Slot {
         SLOTS.iter().find(|slot| slot.span().contains(block.addr()))
     }
 
+    /// Takes a slot for a range that nothing else uses; gives it back by [`Slot::release`].
+    pub(crate) fn for_span(start: usize, bytes: PageBytes) -> Result<&'static Self, MapError> {
+        let span = Span { start, bytes: bytes.get() };
+        SLOTS.iter().find(|slot| slot.claim(span)).ok_or(MapError::TooManyRegions)
+    }
+
+    /// Blocks that are live.
+    pub(crate) fn live_blocks(&self) -> u32 {
+        self.fill().live_blocks
+    }
+
     fn claim(&self, span: Span) -> bool {
         let (from, to) = (Span::NONE, span.pack());
         self.span.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    fn release(&self) {
+    pub(crate) fn release(&self) {
         self.fill.store(0, Ordering::Relaxed);
         self.span.store(Span::NONE, Ordering::Release);
     }

@@ -1,7 +1,8 @@
 //! Memory that may hold a key: mapped, locked, fenced, wiped, read back.
 //!
 //! Start at [`Region`]; [`LinearMemory`], [`GuardedStack`] and [`Arena`] are regions with a use:
-//! the guest's memory, the stack it runs on, and the heap of the loading path. [`registers`] is the
+//! the guest's memory, the stack it runs on, and the heap of the loading path. [`Scratch`] is what does
+//! not fit among locked pages. [`registers`] is the
 //! one place a key can be that is not memory.
 //!
 //! # What this crate promises
@@ -16,6 +17,7 @@
 //! | a wiped range is zero, every byte of it read back | [`wipe()`] | `wipe.rs` |
 //! | the code of a closure runs on the guarded stack | [`GuardedStack::run`] | `tests/stack.rs` |
 //! | the loading path allocates in its arena or not at all | [`ScopedAllocator`] | `tests/arena.rs` |
+//! | what is too large to be locked is out of core files and forked children, and wiped, read back and unmapped after use | [`Scratch`] | `tests/scratch.rs` |
 //! | a broken process takes every range with it, the stack it runs on included | [`registry::wipe_all_and_abort`] | `tests/panic.rs` |
 //! | while the thread waits, no register holds what it computed with | [`registers::quiesce_and_poll`] | `tests/registers.rs` |
 //!
@@ -42,6 +44,7 @@ mod pages;
 mod region;
 pub mod registers;
 pub mod registry;
+mod scratch;
 mod stack;
 mod wipe;
 
@@ -51,5 +54,6 @@ pub use fill::{FillError, fill_random, fill_to_end};
 pub use linear::LinearMemory;
 pub use pages::{PAGE_BYTES, PageBytes};
 pub use region::{GUARD_BYTES, MapError, Region, Strength};
+pub use scratch::Scratch;
 pub use stack::GuardedStack;
 pub use wipe::{WipeError, WipedRegion, wipe};

@@ -98,7 +98,7 @@ impl Region {
             name,
             start: region.base.as_ptr().expose_provenance(),
             bytes: region.len(),
-            backing,
+            backing: Some(backing),
         });
         if registered { Ok(region) } else { Err(MapError::TooManyRegions) }
     }

@@ -22,8 +22,8 @@ pub struct RangeInfo {
     pub start: usize,
     /// Accessible bytes.
     pub bytes: usize,
-    /// What keeps it out of dumps.
-    pub backing: Backing,
+    /// What keeps it out of dumps; `None` for [`Scratch`](crate::Scratch), which is not locked.
+    pub backing: Option<Backing>,
 }
 
 /// Shows every live range to `f`, in no order.
@@ -34,7 +34,8 @@ pub fn for_each(f: impl FnMut(&RangeInfo)) {
 
 /// Bytes that the live ranges hold locked together; all of them count against RLIMIT_MEMLOCK.
 pub fn locked_bytes() -> u64 {
-    ranges().iter().flatten().map(|range| range.bytes as u64).sum()
+    let locked = |range: &&RangeInfo| range.backing.is_some();
+    ranges().iter().flatten().filter(locked).map(|range| range.bytes as u64).sum()
 }
 
 /// Overwrites every live range with zero, the stack this runs on included, then ends the process by

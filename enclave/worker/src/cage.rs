@@ -17,7 +17,7 @@ use landlock::{
 use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior,
-    setrlimit,
+    setrlimit, setsid,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, no_new_privs, set_capabilities, set_name, set_no_new_privs,
@@ -43,6 +43,8 @@ impl Open {
         // no other process of this user may look in.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(wall("PR_SET_DUMPABLE"))?;
         sys::block_signals().map_err(wall_io("sigprocmask"))?;
+        // A session of its own: no terminal's signals, no job control where a passphrase is typed.
+        setsid().map_err(wall("setsid"))?;
         sys::close_from(FIRST_DESCRIPTOR).map_err(wall_io("close_range"))?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, none).map_err(wall("RLIMIT_CORE"))?;
@@ -157,13 +159,15 @@ fn open_descriptors() -> Vec<i32> {
 fn ranges(smaps: &str) -> Vec<RangeReport> {
     let mut reports = Vec::new();
     registry::for_each(|range| {
+        // What is not locked is not mapped yet.
+        let Some(backing) = range.backing else { return };
         let page = PAGE_BYTES as u64;
         let (start, bytes) = (range.start as u64, range.bytes as u64);
         reports.push(RangeReport {
             name: range.name.to_owned(),
             start,
             bytes,
-            backing: range.backing,
+            backing,
             smaps: entries_within(smaps, start - page, start + bytes + page),
         });
     });

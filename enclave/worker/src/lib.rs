@@ -12,6 +12,7 @@
 //! | no system call but the listed ones | [`seccomp::RULES`] | `tests/seccomp.rs`, both ways |
 //! | no signature without a record | the journal is written before the answer | `service.rs`, end-to-end tests |
 //! | a broken invariant leaves no key | the panic hook wipes every guarded range, then aborts | end-to-end tests |
+//! | a passphrase and an identity are read here alone, and gone before the key is used | `secret.rs`, `vault.rs` | `tests/e2e/custody.rs` |
 //! | the worker does not outlive its launcher | end of file on the control channel ends it | end-to-end tests |
 //!
 //! # Invariant
@@ -32,9 +33,11 @@ mod orders;
 mod panics;
 mod room;
 pub mod seccomp;
+mod secret;
 mod service;
 mod signer;
 mod sys;
+mod vault;
 
 use evanesce_protocol::channel::Channel;
 use evanesce_protocol::control::{Role, Strength};

@@ -41,6 +41,20 @@ impl Leak {
         }
     }
 
+    /// Sees the beginning of a passphrase or of identities, on its way into the vault.
+    #[cfg_attr(
+        not(any(
+            feature = "danger-leak-heap",
+            feature = "danger-leak-stack",
+            feature = "danger-leak-register"
+        )),
+        expect(clippy::unused_self, clippy::needless_pass_by_ref_mut, reason = "nothing leaks")
+    )]
+    pub(crate) fn see_secret(&mut self, _secret: &[u8; 32]) {
+        #[cfg(feature = "danger-leak-heap")]
+        self.heap.extend_from_slice(_secret);
+    }
+
     /// Makes room for what will leak, while memory can still be mapped.
     pub(crate) fn new() -> Self {
         #[cfg(feature = "danger-leak-register")]

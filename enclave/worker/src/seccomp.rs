@@ -38,9 +38,19 @@ pub enum When {
 /// Everything a caged worker may ask of the kernel.
 pub const RULES: &[Rule] = &[
     allow(libc::SYS_epoll_pwait, "epoll_pwait", &[], "waits for all that a service is served by"),
-    allow(libc::SYS_ppoll, "ppoll", &[], "waits for orders; clears registers before an end"),
-    allow(libc::SYS_read, "read", &[], "reads clients, the key file, timers and smaps"),
-    allow(libc::SYS_write, "write", &[], "answers clients, appends to the journal"),
+    allow(
+        libc::SYS_ppoll,
+        "ppoll",
+        &[],
+        "waits for orders and secrets; clears registers before an end",
+    ),
+    allow(libc::SYS_read, "read", &[], "reads clients, the key file, secrets, timers and smaps"),
+    allow(
+        libc::SYS_write,
+        "write",
+        &[],
+        "answers clients, appends to the journal, asks for secrets",
+    ),
     allow(libc::SYS_close, "close", &[], "closes connections and files that were read"),
     allow(libc::SYS_recvmsg, "recvmsg", &[], "receives orders and their descriptors"),
     allow(libc::SYS_sendmsg, "sendmsg", &[], "sends reports"),
@@ -60,11 +70,11 @@ pub const RULES: &[Rule] = &[
         libc::SYS_mmap,
         "mmap",
         &[When::Lacks(2, libc::PROT_EXEC)],
-        "the heap; never executable memory",
+        "the heap, scrypt's memory; never executable memory",
     ),
-    allow(libc::SYS_munmap, "munmap", &[], "the heap"),
+    allow(libc::SYS_munmap, "munmap", &[], "the heap, scrypt's memory"),
     allow(libc::SYS_mremap, "mremap", &[], "the heap"),
-    allow(libc::SYS_madvise, "madvise", &[], "the heap"),
+    allow(libc::SYS_madvise, "madvise", &[], "the heap, scrypt's memory"),
     allow(libc::SYS_sigaltstack, "sigaltstack", &[], "gives the guarded signal stack back"),
     allow(libc::SYS_brk, "brk", &[], "the heap"),
     allow(
@@ -103,6 +113,12 @@ pub const RULES: &[Rule] = &[
         &[When::Is(1, libc::F_GETFD)],
         "asks which descriptors are open, for the report",
     ),
+    terminal(TCGETS2, "asks what the terminal shows, where a passphrase is typed"),
+    terminal(TCGETS, "the same, of older kernels"),
+    terminal(TCSETS2, "has the terminal show again what is typed"),
+    terminal(TCSETS, "the same, of older kernels"),
+    terminal(TCSETSF2, "has the terminal show nothing while a passphrase is typed"),
+    terminal(TCSETSF, "the same, of older kernels"),
     allow(libc::SYS_timer_delete, "timer_delete", &[], "ends the watch over the signer's calls"),
     allow(libc::SYS_rt_sigreturn, "rt_sigreturn", &[], "leaves the watch's look at a running call"),
     allow(libc::SYS_getpid, "getpid", &[], "names itself to end itself"),
@@ -191,6 +207,19 @@ const fn allow(
 ) -> Rule {
     Rule { number, name, when, why }
 }
+
+/// One of the requests by which a terminal is told what to show.
+const fn terminal(request: &'static [When], why: &'static str) -> Rule {
+    allow(libc::SYS_ioctl, "ioctl", request, why)
+}
+
+// include/uapi/asm-generic/ioctls.h
+const TCGETS: &[When] = &[When::Is(1, 0x5401)];
+const TCSETS: &[When] = &[When::Is(1, 0x5402)];
+const TCSETSF: &[When] = &[When::Is(1, 0x5404)];
+const TCGETS2: &[When] = &[When::Is(1, 0x802c_542a_u32.cast_signed())];
+const TCSETS2: &[When] = &[When::Is(1, 0x402c_542b)];
+const TCSETSF2: &[When] = &[When::Is(1, 0x402c_542d)];
 
 /// include/uapi/linux/prctl.h
 const PR_GET_MDWE: i32 = 66;

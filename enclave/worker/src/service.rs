@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use evanesce_protocol::PublicKey;
 use evanesce_protocol::agent::{Request, response};
-use evanesce_protocol::channel::Channel;
+use evanesce_protocol::channel::{Channel, Received};
 use evanesce_protocol::commitment::{self, RequestCommitment};
-use evanesce_protocol::control::{Refused, Serve, SignerOrder, WipeCause};
+use evanesce_protocol::control::{Refused, Serve, SignerOrder, SignerReport, WipeCause};
 use evanesce_protocol::limits::AGENT_CONNECTIONS_MAX;
+use evanesce_protocol::rotation::Handover;
 use evanesce_wasm_host::{Loaded, Signer};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::fs::inotify;
@@ -29,6 +30,7 @@ use ssh_encoding::Encode as _;
 use crate::connection::{Connection, Gone};
 use crate::journal::Journal;
 use crate::mutant::quiesce_and_wait;
+use crate::signer;
 
 /// What ended the service.
 #[derive(Debug)]
@@ -152,11 +154,16 @@ impl Service {
         };
         let has_event = |fd: &dyn AsRawFd| came.iter().any(|event| event.u64 == name_of(fd));
         if has_event(&channel.as_fd()) {
-            return Some(match channel.receive::<SignerOrder>() {
-                Ok(order) if order.message == SignerOrder::Wipe => End::Wipe(WipeCause::Ordered),
-                Ok(_) => End::Refused(Refused::Order { order: "while serving".into() }),
-                Err(_) => End::LauncherLost,
-            });
+            return match channel.receive::<SignerOrder>() {
+                Ok(Received { message: SignerOrder::Wipe, .. }) => {
+                    Some(End::Wipe(WipeCause::Ordered))
+                }
+                Ok(Received { message: SignerOrder::Endorse(handover), .. }) => {
+                    self.endorse(channel, &handover)
+                }
+                Ok(_) => Some(End::Refused(Refused::Order { order: "while serving".into() })),
+                Err(_) => Some(End::LauncherLost),
+            };
         }
         if has_event(&self.timer) {
             return Some(End::Wipe(WipeCause::TimeToLive));
@@ -169,6 +176,25 @@ impl Service {
             self.accept();
         }
         end
+    }
+
+    /// Signs a handover for the launcher: recorded and counted, as what clients have signed is.
+    fn endorse(&mut self, channel: &Channel, handover: &Handover) -> Option<End> {
+        let request = commitment::request_of_message(&handover.signed_bytes());
+        if !handover.may_be_signed_by(&self.signer.public_key()) {
+            return Some(End::Refused(Refused::Order { order: "endorse".into() }));
+        }
+        if let Err(refused) = self.journal.append(&request) {
+            return Some(End::Refused(refused));
+        }
+        let signature = match signer::endorse(&mut self.signer, handover) {
+            Ok(signature) => signature,
+            Err(refused) => return Some(End::Refused(refused)),
+        };
+        if channel.send(&SignerReport::Endorsed { signature }, &[]).is_err() {
+            return Some(End::LauncherLost);
+        }
+        self.count(&request)
     }
 
     /// Reads, answers and sends, for each client what it is ready for.

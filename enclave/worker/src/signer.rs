@@ -2,14 +2,16 @@
 
 use std::os::fd::OwnedFd;
 
-use evanesce_custody::ed25519_seed;
 use evanesce_guarded_memory::registers;
+use evanesce_protocol::KeyOrigin;
 use evanesce_protocol::channel::{Channel, Received};
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::control::{
-    Refused, Serve, SignerOrder, SignerReport, Strength, WipeCause, WipeReport,
+    self, Load, LoadSource, Refused, Serve, SignerOrder, SignerReport, Strength, Wanted, WipeCause,
+    WipeReport,
 };
-use evanesce_protocol::{KeyOrigin, KeyUse};
+use evanesce_protocol::custody::{Lock, Seal};
+use evanesce_protocol::rotation::Handover;
 use evanesce_wasm_host::{Fresh, Loaded, Signer};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
@@ -17,8 +19,9 @@ use crate::cage;
 use crate::memory::{self, guarded};
 use crate::mutant::Leak;
 use crate::orders::{await_end, descriptors, next_order};
-use crate::room::Room;
+use crate::secret;
 use crate::service::{Descriptors, End, Service};
+use crate::vault::Vault;
 
 /// Lives the whole life; see [`crate::run`].
 pub(crate) fn live(mut channel: Channel, strength: Strength) {
@@ -34,87 +37,193 @@ pub(crate) fn live(mut channel: Channel, strength: Strength) {
 fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
     let cage = cage::Open::enter()?;
     let signer = Signer::instantiate(guarded(strength)).map_err(memory::signer_refused)?;
-    let room = Room::map(guarded(strength), STACK_BYTES)?;
+    let mut vault = Vault::map(guarded(strength))?;
     let mut leak = Leak::new();
     let report = cage.close()?.report(Some(signer.facts().module_digest))?;
     if channel.send(&SignerReport::Caged(report), &[]).is_err() {
         return Ok(());
     }
 
-    let Some(Received { message, descriptors: files }) = next_order(channel) else {
+    let Some((order, files)) = first_load(channel, &mut vault)? else { return Ok(()) };
+    let Some((signer, loaded)) = load(channel, signer, &mut vault, order, files, &mut leak)? else {
         return Ok(());
     };
-    let (signer, room) = match message {
-        SignerOrder::Load { origin, key_use } => {
-            load(signer, room, origin, key_use, files, &mut leak)?
-        }
-        SignerOrder::Wipe => return Ok(()),
-        SignerOrder::Serve(_) => {
-            return Err(Refused::Order { order: "serve".into() });
-        }
-    };
     let public_key = signer.public_key();
-    let loaded = SignerReport::Loaded { public_key };
-    if channel.send(&loaded, &[]).is_err() {
+    if channel.send(&SignerReport::Loaded(loaded), &[]).is_err() {
         return Ok(());
     }
 
-    let (signer, commitment, end) = match next_order(channel) {
+    let mut signer = signer;
+    let order = loop {
+        match next_order(channel) {
+            Some(Received { message: SignerOrder::Endorse(handover), .. }) => {
+                let signature = endorse(&mut signer, &handover)?;
+                if channel.send(&SignerReport::Endorsed { signature }, &[]).is_err() {
+                    return Ok(());
+                }
+            }
+            order => break order,
+        }
+    };
+    let (signer, commitment, end) = match order {
         Some(Received { message: SignerOrder::Serve(terms), descriptors: files }) => {
             serve(channel, signer, terms, files)
         }
         Some(Received { message: SignerOrder::Wipe, .. }) => {
             (signer, RequestCommitment::new(&public_key), End::Wipe(WipeCause::Ordered))
         }
-        Some(Received { message: SignerOrder::Load { .. }, .. }) => {
-            return Err(Refused::Order { order: "load".into() });
+        Some(Received { message, .. }) => {
+            return Err(Refused::Order { order: name(&message).into() });
         }
         None => return Ok(()),
     };
     match end {
         End::Wipe(cause) => {
-            let report = wipe_all(signer, room, cause, &commitment);
+            let report = wipe_all(signer, vault, cause, &commitment);
             leave(channel, &SignerReport::Wiped(report));
             Ok(())
         }
         End::LauncherLost => {
-            let _report = wipe_all(signer, room, WipeCause::Ordered, &commitment);
+            let _report = wipe_all(signer, vault, WipeCause::Ordered, &commitment);
             Ok(())
         }
         End::Refused(refused) => {
-            let _report = wipe_all(signer, room, WipeCause::Ordered, &commitment);
+            let _report = wipe_all(signer, vault, WipeCause::Ordered, &commitment);
             Err(refused)
         }
     }
 }
 
-/// Brings a key within the signer's reach, born there or read from its file.
+/// Says what key files are, until one is to be loaded. `None` where the launcher is gone, or has
+/// no use for a key.
+fn first_load(
+    channel: &mut Channel,
+    vault: &mut Vault,
+) -> Result<Option<(Load, Vec<OwnedFd>)>, Refused> {
+    loop {
+        match next_order(channel) {
+            Some(Received { message: SignerOrder::Inspect, descriptors: files }) => {
+                let [file] = descriptors::<1>("inspect", files)?;
+                let found = vault.take_file(&file);
+                vault.clear();
+                if channel.send(&SignerReport::Inspected(found), &[]).is_err() {
+                    return Ok(None);
+                }
+            }
+            Some(Received { message: SignerOrder::Load(order), descriptors: files }) => {
+                return Ok(Some((order, files)));
+            }
+            Some(Received { message: SignerOrder::Wipe, .. }) | None => return Ok(None),
+            Some(Received { message, .. }) => {
+                return Err(Refused::Order { order: name(&message).into() });
+            }
+        }
+    }
+}
+
+/// Brings a key within the signer's reach, born there or read from its file, and seals it where
+/// that was ordered. The vault is empty afterwards. `None` where the launcher is gone.
 fn load(
+    channel: &mut Channel,
     signer: Signer<Fresh>,
-    mut room: Room,
-    origin: KeyOrigin,
-    key_use: KeyUse,
+    vault: &mut Vault,
+    order: Load,
     files: Vec<OwnedFd>,
     leak: &mut Leak,
-) -> Result<(Signer<Loaded>, Room), Refused> {
-    match origin {
-        KeyOrigin::BornInside => {
+) -> Result<Option<(Signer<Loaded>, control::Loaded)>, Refused> {
+    let Load { source, key_use, seal } = order;
+    let (signer, origin) = match source {
+        LoadSource::BornInside => {
             descriptors::<0>("load", files)?;
-            let signer = signer.generate(key_use).map_err(memory::load_refused)?;
-            Ok((signer, room))
+            let signer = match &seal {
+                None => signer.generate(key_use).map_err(memory::load_refused)?,
+                // What is to be sealed has to be seen once outside of the signer.
+                Some(_) => vault.draw(|seed| {
+                    leak.see(seed);
+                    signer.load(seed, key_use).map_err(memory::load_refused)
+                })?,
+            };
+            (signer, KeyOrigin::BornInside)
         }
-        KeyOrigin::PlaintextFile => {
+        LoadSource::File { work_factor_max } => {
             let [file] = descriptors::<1>("load", files)?;
-            let signer = room.read(&file, |text, scratch| {
-                let seed = ed25519_seed(text, scratch)?;
-                leak.see(seed.as_bytes());
-                let signer = signer.load(seed.as_bytes(), key_use).map_err(memory::load_refused)?;
-                seed.check_public_key(signer.public_key().as_bytes())?;
-                Ok(signer)
-            })?;
-            Ok((signer, room))
+            let info = vault.take_file(&file)?;
+            let wanted = info.lock.map(|lock| match lock {
+                Lock::Passphrase => Wanted::Passphrase,
+                Lock::Identity => Wanted::Identity,
+            });
+            let Some(secret_bytes) = secret_for(channel, vault, wanted, leak)? else {
+                return Ok(None);
+            };
+            let signer =
+                vault.open(info.lock, secret_bytes, work_factor_max, seal.is_some(), |seed| {
+                    leak.see(seed.as_bytes());
+                    let signer =
+                        signer.load(seed.as_bytes(), key_use).map_err(memory::load_refused)?;
+                    seed.check_public_key(signer.public_key().as_bytes())?;
+                    Ok(signer)
+                })?;
+            (signer, info.format.origin())
         }
-        _ => Err(Refused::Order { order: "load".into() }),
+    };
+    let sealed = match &seal {
+        None => None,
+        Some(to) => {
+            let wanted = matches!(to, Seal::Passphrase { .. }).then_some(Wanted::NewPassphrase);
+            let Some(secret_bytes) = secret_for(channel, vault, wanted, leak)? else {
+                return Ok(None);
+            };
+            Some(vault.seal(to, secret_bytes)?)
+        }
+    };
+    vault.clear();
+    let public_key = signer.public_key();
+    Ok(Some((signer, control::Loaded { public_key, origin, sealed })))
+}
+
+/// Signs a handover, where the key is one of its two.
+///
+/// # Errors
+///
+/// [`Refused::Order`] for any other, and for a key that signs digests.
+pub(crate) fn endorse(
+    signer: &mut Signer<Loaded>,
+    handover: &Handover,
+) -> Result<Vec<u8>, Refused> {
+    let refused = || Refused::Order { order: "endorse".into() };
+    if !handover.may_be_signed_by(&signer.public_key()) {
+        return Err(refused());
+    }
+    let signature = signer.sign_message(&handover.signed_bytes()).map_err(|_| refused())?;
+    Ok(signature.to_vec())
+}
+
+/// Gets what is wanted into the vault and gives its length: 0 where nothing is.
+fn secret_for(
+    channel: &mut Channel,
+    vault: &mut Vault,
+    wanted: Option<Wanted>,
+    leak: &mut Leak,
+) -> Result<Option<usize>, Refused> {
+    let Some(wanted) = wanted else { return Ok(Some(0)) };
+    vault.with_secret(|place| {
+        let bytes = secret::ask(channel, wanted, place)?;
+        if let Some(first) = place.first_chunk().filter(|_| bytes.is_some_and(|bytes| bytes >= 32))
+        {
+            leak.see_secret(first);
+        }
+        Ok(bytes)
+    })
+}
+
+const fn name(order: &SignerOrder) -> &'static str {
+    match order {
+        SignerOrder::Inspect => "inspect",
+        SignerOrder::Load(_) => "load",
+        SignerOrder::Secret(_) => "secret",
+        SignerOrder::Serve(_) => "serve",
+        SignerOrder::Endorse(_) => "endorse",
+        SignerOrder::Wipe => "wipe",
     }
 }
 
@@ -149,17 +258,17 @@ fn serve(
 /// Where a byte is not zero afterwards: the panic hook overwrites everything again and aborts.
 fn wipe_all(
     signer: Signer<Loaded>,
-    room: Room,
+    vault: Vault,
     cause: WipeCause,
     commitment: &RequestCommitment,
 ) -> WipeReport {
     let signer = signer.wipe().expect("guarded memory takes zeros");
-    let room = room.wipe();
+    let vault = vault.wipe();
     WipeReport {
         cause,
         signatures: commitment.count(),
         commitment: commitment.value(),
-        ranges: memory::wiped_ranges(signer.regions().iter().chain(&room)),
+        ranges: memory::wiped_ranges(signer.regions().iter().chain(&vault)),
         registers: memory::register_names(registers::vector_state()).to_owned(),
     }
 }
@@ -172,6 +281,3 @@ fn leave(channel: &mut Channel, report: &SignerReport) {
         await_end::<SignerOrder>(channel);
     }
 }
-
-/// Decoding a key file needs less than 4 KiB.
-const STACK_BYTES: usize = 32 * 1024;

@@ -53,6 +53,9 @@ fn a_listed_call_with_other_arguments_is_fatal() {
         (libc::SYS_prctl, [i64::from(libc::PR_SET_PTRACER), -1, 0, 0, 0, 0]),
         (libc::SYS_prctl, [i64::from(libc::PR_SET_NAME), 0, 0, 0, 0, 0]),
         (libc::SYS_fcntl, [0, i64::from(libc::F_SETFD), 0, 0, 0, 0]),
+        // A terminal's input can be filled by TIOCSTI, and read back by TIOCLINUX.
+        (libc::SYS_ioctl, [0, 0x5412, 0, 0, 0, 0]),
+        (libc::SYS_ioctl, [0, 0x541c, 0, 0, 0, 0]),
         (libc::SYS_prlimit64, [0, 4, 4096, 0, 0, 0]),
         (libc::SYS_prlimit64, [1, 4, 0, 0, 0, 0]),
         (libc::SYS_getsockopt, [0, 1, i64::from(libc::SO_TYPE), 0, 0, 0]),

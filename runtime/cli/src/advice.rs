@@ -274,6 +274,26 @@ pub const ADVICE: &[Advice] = &[
         "set EVANESCE_PROFILE to the name of a profile, or unset it",
     ),
     Advice::new(
+        "custody.busy",
+        Fault::Refusal,
+        "wait for the command that is replacing it, and run this one again",
+    ),
+    Advice::new(
+        "custody.exists",
+        Fault::Misuse,
+        "name another file, or seal this one anew with `evanesce key reseal`",
+    ),
+    Advice::new(
+        "custody.rewind",
+        Fault::Environment,
+        "see that the key file is on a disk, not a pipe",
+    ),
+    Advice::new(
+        "custody.write",
+        Fault::Environment,
+        "see that the directory can be written and its disk is not full; nothing was replaced",
+    ),
+    Advice::new(
         "directories.absolute",
         Fault::Environment,
         "change to a directory that exists, or name an absolute --state-dir",
@@ -344,6 +364,26 @@ pub const ADVICE: &[Advice] = &[
         Fault::Environment,
         "see that the disk is not full, and that nobody stopped reading; for a ledger that was being written, try again",
     ),
+    Advice::new(
+        "history.no-key",
+        Fault::Misuse,
+        "name a key file that has its public file beside it, or a public key as `evanesce key show` prints it",
+    ),
+    Advice::new(
+        "identity.length",
+        Fault::Misuse,
+        "name a file of age identities, as age-keygen writes it",
+    ),
+    Advice::new(
+        "identity.malformed",
+        Fault::Misuse,
+        "name a file of X25519 identities, as age-keygen writes it: AGE-SECRET-KEY-1… on a line, not encrypted",
+    ),
+    Advice::new(
+        "identity.none",
+        Fault::Misuse,
+        "name the file of one of its recipients' identities with --identity, or give the systemd credential evanesce.identity",
+    ),
     Advice::new("input.read", Fault::Misuse, "name a file that exists and that you may read"),
     Advice::new(
         "input.too-long",
@@ -359,6 +399,11 @@ pub const ADVICE: &[Advice] = &[
         "journal.read",
         Fault::Environment,
         "see that the state directory can be read, then run any command to recover",
+    ),
+    Advice::new(
+        "key-file.directory",
+        Fault::Refusal,
+        "take the right to write from group and others: chmod go-w DIRECTORY, and see that nobody replaced the key",
     ),
     Advice::new(
         "key-file.empty",
@@ -381,10 +426,11 @@ pub const ADVICE: &[Advice] = &[
         "name a key file that exists and that you may read; symbolic links are not followed",
     ),
     Advice::new("key-file.owner", Fault::Refusal, "use a key file of your own, or one of root's"),
+    Advice::new("key-file.too-long", Fault::Misuse, "name a private key; it has less than 16 KiB"),
     Advice::new(
-        "key-file.too-long",
+        "key-list.directory",
         Fault::Misuse,
-        "name a private key in PEM; it has less than 16 KiB",
+        "name a directory that exists and that you may read",
     ),
     Advice::new(
         "key.algorithm",
@@ -397,6 +443,11 @@ pub const ADVICE: &[Advice] = &[
         "name a file with a private key; `openssl genpkey -algorithm ed25519` makes one",
     ),
     Advice::new(
+        "key.encryption",
+        Fault::Misuse,
+        "encrypt it as OpenSSL and OpenSSH do today: `openssl pkcs8 -topk8 -v2 aes-256-cbc`, `ssh-keygen -p -Z aes256-ctr`, or seal it with `evanesce key reseal`",
+    ),
+    Advice::new(
         "key.fate-unproven",
         Fault::Environment,
         "take the key for compromised until `evanesce audit receipt` of the workload says what was not shown and you know why",
@@ -404,7 +455,12 @@ pub const ADVICE: &[Advice] = &[
     Advice::new(
         "key.label",
         Fault::Misuse,
-        "convert the key to unencrypted PKCS#8 PEM: `openssl pkey -in FILE -out NEW`",
+        "name a private key: PKCS#8 PEM (in the clear or encrypted), OpenSSH or age; `openssl pkey -in FILE -out NEW` converts others",
+    ),
+    Advice::new(
+        "key.locked",
+        Fault::Misuse,
+        "name what opens it: --passphrase-fd or the terminal for a passphrase, --identity for a file that is sealed to recipients",
     ),
     Advice::new(
         "key.malformed",
@@ -412,9 +468,19 @@ pub const ADVICE: &[Advice] = &[
         "the file is damaged: take it from its backup, or make a new key",
     ),
     Advice::new(
+        "key.not-age",
+        Fault::Misuse,
+        "the age file is damaged or was cut off: take it from its backup",
+    ),
+    Advice::new(
+        "key.not-openssh",
+        Fault::Misuse,
+        "the OpenSSH key is damaged or was cut off: take it from its backup",
+    ),
+    Advice::new(
         "key.not-pem",
         Fault::Misuse,
-        "the file is not PEM or was cut off: name a PKCS#8 PEM file as `openssl genpkey -algorithm ed25519` writes it",
+        "the file is no key or was cut off: name PKCS#8 PEM, as `openssl genpkey -algorithm ed25519` writes it, OpenSSH or age",
     ),
     Advice::new(
         "key.not-pkcs8",
@@ -427,9 +493,35 @@ pub const ADVICE: &[Advice] = &[
         "the file is damaged: take it from its backup, or make a new key",
     ),
     Advice::new(
-        "key.too-long",
+        "key.recipients",
         Fault::Misuse,
-        "name a private key in PEM; it has less than 16 KiB",
+        "name 1 to 20 recipients with --recipient, as age-keygen prints them",
+    ),
+    Advice::new(
+        "key.scratch",
+        Fault::Environment,
+        "free some memory, or seal the key with a lower work factor: `evanesce key reseal`",
+    ),
+    Advice::new(
+        "key.sealed-something-else",
+        Fault::Misuse,
+        "seal a private key in the clear: PKCS#8 PEM or OpenSSH, Ed25519",
+    ),
+    Advice::new("key.too-long", Fault::Misuse, "name a private key; it has less than 16 KiB"),
+    Advice::new(
+        "key.work-factor",
+        Fault::Refusal,
+        "allow more with --work-factor-max, or have age seal it anew: `age -d FILE | age -a -r RECIPIENT`",
+    ),
+    Advice::new(
+        "key.wrong-identity",
+        Fault::Misuse,
+        "name the identity of one of its recipients with --identity",
+    ),
+    Advice::new(
+        "key.wrong-passphrase",
+        Fault::Misuse,
+        "give the passphrase that the file was encrypted with",
     ),
     Advice::new(
         "kill-switch.set",
@@ -481,6 +573,8 @@ pub const ADVICE: &[Advice] = &[
         Fault::Environment,
         "look at the disk: it did not confirm a write; then run `evanesce audit verify`",
     ),
+    Advice::new("load.interrupted", Fault::Refusal, "nothing was done; start it again"),
+    Advice::new("load.wait", Fault::Internal, "report this as a defect"),
     Advice::new(
         "log.journald",
         Fault::Environment,
@@ -551,6 +645,77 @@ pub const ADVICE: &[Advice] = &[
         "see that the directory exists, can be written, and its disk is not full",
     ),
     Advice::new(
+        "passphrase.differ",
+        Fault::Misuse,
+        "nothing was written; run it again and type the same passphrase twice",
+    ),
+    Advice::new(
+        "passphrase.length",
+        Fault::Misuse,
+        "give a passphrase, at most 1024 bytes on one line",
+    ),
+    Advice::new(
+        "passphrase.none",
+        Fault::Misuse,
+        "run it at a terminal, or give the passphrase with --passphrase-fd N or the systemd credential evanesce.passphrase",
+    ),
+    Advice::new(
+        "public-file.other-key",
+        Fault::Refusal,
+        "one of the two files was replaced: take both from the same backup, or remove the public file if you are sure of the key",
+    ),
+    Advice::new(
+        "public-file.read",
+        Fault::Environment,
+        "see that the public file beside the key can be read",
+    ),
+    Advice::new(
+        "public-file.write",
+        Fault::Environment,
+        "see that the directory of the key can be written and its disk is not full",
+    ),
+    Advice::new(
+        "rotate.does-not-verify",
+        Fault::Internal,
+        "report this as a defect; nothing was handed over",
+    ),
+    Advice::new(
+        "rotate.ended",
+        Fault::Refusal,
+        "its signatures or its time were spent: rotate the key with `evanesce key rotate`",
+    ),
+    Advice::new(
+        "rotate.other-ledger",
+        Fault::Misuse,
+        "name the installation in which the rotation was begun with --state-dir; without it, decide which key it is and write its public file anew",
+    ),
+    Advice::new(
+        "rotate.plaintext",
+        Fault::Refusal,
+        "seal the key first with `evanesce key reseal`, or make a sealed one with `evanesce key new`",
+    ),
+    Advice::new("rotate.reason", Fault::Misuse, "give a shorter reason: at most 1024 bytes"),
+    Advice::new(
+        "rotate.replaced",
+        Fault::Refusal,
+        "nothing was handed over: see who replaced the file, and rotate it with `evanesce key rotate`",
+    ),
+    Advice::new(
+        "rotate.unknown",
+        Fault::Refusal,
+        "move that file away: no rotation of evanesce left it",
+    ),
+    Advice::new(
+        "rotate.vanished",
+        Fault::Environment,
+        "the new key's file was removed meanwhile: take the key from its backup, or make a new one",
+    ),
+    Advice::new(
+        "rotate.write",
+        Fault::Environment,
+        "see that the directory of the key can be written and its disk is not full, then run it again",
+    ),
+    Advice::new(
         "rotation.other",
         Fault::Refusal,
         "run `evanesce audit verify` to see what is wrong with the ledger",
@@ -571,6 +736,31 @@ pub const ADVICE: &[Advice] = &[
         "name the older notary's public key with --notary",
     ),
     Advice::new("run.grants", Fault::Misuse, "name fewer grants, and `digest` alone"),
+    Advice::new(
+        "run.seal",
+        Fault::Misuse,
+        "say --rotate as well, or leave --recipient, --passphrase and --new-passphrase-fd out",
+    ),
+    Advice::new(
+        "secret.credential",
+        Fault::Environment,
+        "see what LoadCredential= or SetCredentialEncrypted= of the systemd unit gives",
+    ),
+    Advice::new(
+        "secret.descriptor",
+        Fault::Misuse,
+        "open a pipe or a file at that descriptor: evanesce … --passphrase-fd 3 3< <(command)",
+    ),
+    Advice::new(
+        "secret.read",
+        Fault::Environment,
+        "see that the terminal, pipe or file that it comes from can be read",
+    ),
+    Advice::new(
+        "secret.timeout",
+        Fault::Misuse,
+        "give it in time: what writes to the pipe has to end its line",
+    ),
     Advice::new(
         "shred.ended",
         Fault::Misuse,
@@ -731,6 +921,11 @@ pub const ADVICE: &[Advice] = &[
         "worker.key-write",
         Fault::Environment,
         "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "worker.kill",
+        Fault::Environment,
+        "look for a worker that is left with `ps`, and end it",
     ),
     Advice::new(
         "worker.lock-limit",

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    attest, audit, completions, config, doctor, man, notary, ps, run, shred, sign, stop, verify,
+    attest, audit, completions, config, doctor, key, man, notary, ps, run, shred, sign, stop,
+    verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
 use crate::context::{Configuration, Context};
@@ -101,6 +102,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Shred(shred::ShredArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Key(key::KeyCommandArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Notary(notary::NotaryArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Audit(audit::AuditArgs),
@@ -158,6 +161,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Ps(args) => ui.finish(ps::run(&args, &context), failed),
         Command::Stop(args) => ui.finish(stop::run(&args, &context), failed),
         Command::Shred(args) => ui.finish(shred::run(&args, &context), failed),
+        Command::Key(args) => ui.finish(key::run(&args, &context), failed),
         Command::Notary(args) => ui.finish(notary::run(&args, &context), failed),
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
         Command::Attest(args) => ui.finish(attest::run(&args, &context), failed),
@@ -224,6 +228,7 @@ Examples:
   evanesce sign release.tar              make a key, sign, destroy the key: release.tar.sig
   evanesce verify release.tar            check it, and see what became of the key
   evanesce run -- git commit -S -m done  let a command sign through a key of its own
+  evanesce key new release.age           make a key that only its sealed file leaves
   evanesce audit verify                  check the ledger of all keys
 
 Exit statuses and error codes: docs/errors.md";

@@ -105,6 +105,11 @@ impl<'a> Context<'a> {
         self.environment.variables.0.clone()
     }
 
+    /// Where systemd puts what it keeps for a service.
+    pub fn credentials(&self) -> Option<PathBuf> {
+        self.environment.credentials_directory.clone()
+    }
+
     fn state_dir(&self) -> Result<PathBuf, CommandError> {
         let named = self.settings().state_dir.as_ref();
         Ok(directories::state_dir(named.map(|dir| dir.value.as_path()))?)

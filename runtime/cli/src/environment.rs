@@ -21,6 +21,8 @@ pub struct Environment {
     pub runtime_directory: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`, where it is an absolute path.
     pub xdg_config_home: Option<PathBuf>,
+    /// `CREDENTIALS_DIRECTORY`, where systemd puts what it keeps for a service.
+    pub credentials_directory: Option<PathBuf>,
     /// `XDG_STATE_HOME`, where it is an absolute path.
     pub xdg_state_home: Option<PathBuf>,
     /// `XDG_RUNTIME_DIR`, where it is an absolute path.
@@ -67,6 +69,7 @@ impl Environment {
             state_directory: text("STATE_DIRECTORY").and_then(first_of_list),
             runtime_directory: text("RUNTIME_DIRECTORY").and_then(first_of_list),
             xdg_config_home: absolute("XDG_CONFIG_HOME"),
+            credentials_directory: absolute("CREDENTIALS_DIRECTORY"),
             xdg_state_home: absolute("XDG_STATE_HOME"),
             xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
             home: path("HOME"),

@@ -15,19 +15,23 @@ use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::evidence::{
     AttesterOrder, AttesterReport, Binding, CollectError, Nonce, NotaryPoint, RawEvidence, Subject,
 };
-use evanesce_protocol::{Digest, WorkloadId};
+use evanesce_protocol::{Digest, KeyOrigin, WorkloadId};
 
 use crate::notary::NotaryError;
 use crate::plan::{AttestPlan, Plan};
 use crate::process::ChildProcess;
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
 
-/// How a workload's worker is to be used.
-pub(crate) fn configuration_of(plan: &Plan, id: &WorkloadId) -> RuntimeConfiguration {
+/// How a workload's worker is to be used, with a key of this origin.
+pub(crate) fn configuration_of(
+    plan: &Plan,
+    id: &WorkloadId,
+    origin: KeyOrigin,
+) -> RuntimeConfiguration {
     RuntimeConfiguration {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         workload: Some(id.clone()),
-        origin: Some(plan.key.origin()),
+        origin: Some(origin),
         key_use: Some(plan.grants.key_use()),
         grants: plan.grants.as_slice().iter().map(ToString::to_string).collect(),
         signatures_max: Some(plan.signatures_max),

@@ -37,6 +37,8 @@ pub enum EventName {
     Recovered,
     /// A notary key was made or rotated.
     NotaryKey,
+    /// A signing key handed over to the next.
+    KeyRotated,
 }
 
 impl EventName {
@@ -58,6 +60,7 @@ impl EventName {
             Self::WorkloadEnded => "workload.ended",
             Self::Recovered => "receipt.recovered",
             Self::NotaryKey => "notary.key",
+            Self::KeyRotated => "key.rotated",
         }
     }
 }

@@ -21,8 +21,9 @@ use crate::installation::{DirectoryError, Installation};
 use crate::notary::{NO_TERMS, Notary, NotaryError};
 use crate::plan::{AttestPlan, Plan};
 use crate::recover::{self, RecoverError, Recovered};
+use crate::rotation::{self, RotateError, Rotated, RotationOrder};
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
-use crate::workload::{StartError, Workload};
+use crate::workload::{EndError, EndReason, Ended, StartError, Workload};
 
 /// Tells the time of day: rows, receipts and certificates are dated by it.
 pub trait Clock {
@@ -105,6 +106,32 @@ impl Launcher {
     /// why.
     pub fn start(&self, plan: Plan) -> Result<Workload<'_>, StartError> {
         Workload::start(self, plan)
+    }
+
+    /// Replaces the key in a sealed file by a new one, which the old one hands over to.
+    ///
+    /// # Errors
+    ///
+    /// [`RotateError`] names the step. The file holds the old key or the new one, and both are
+    /// there until it is certain which.
+    pub fn rotate_key(&self, order: &RotationOrder<'_>) -> Result<Rotated, RotateError> {
+        rotation::rotate(self, order)
+    }
+
+    /// Ends a workload whose key came from a sealed file, and has the key hand over to a new one
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// [`EndError`] where the workload has no receipt. Where the rotation failed, its error is beside
+    /// the end, and the file holds the key that it held.
+    pub fn end_rotated(
+        &self,
+        workload: Workload<'_>,
+        reason: EndReason,
+        order: &RotationOrder<'_>,
+    ) -> Result<(Ended, Result<Rotated, RotateError>), EndError> {
+        rotation::end_rotated(self, workload, reason, order)
     }
 
     /// The workloads that are alive, of this and of all other launchers, oldest first.
@@ -231,7 +258,7 @@ pub struct Listed {
 
 /// No core files, and no other process of this user reads this one's memory: it never holds a key
 /// byte, but it decides what is one. Returns the limit that was in force.
-fn harden_this_process() -> io::Result<Rlimit> {
+pub(crate) fn harden_this_process() -> io::Result<Rlimit> {
     let limit = rustix::process::getrlimit(Resource::Core);
     // The hard limit stays, so that commands can be given theirs back.
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit })?;

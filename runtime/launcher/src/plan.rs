@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use evanesce_protocol::WorkloadId;
 use evanesce_protocol::control::Strength;
 use evanesce_protocol::evidence::{EvidenceSource, Nonce};
 use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
-use evanesce_protocol::{KeyOrigin, WorkloadId};
+
+use crate::secrets::Unlock;
 
 /// Everything that [`crate::Launcher::start`] has to know of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub struct Plan {
     pub workload_id: Option<WorkloadId>,
     /// Where its key comes from.
     pub key: KeySource,
+    /// What opens its key file, where that is not in the clear.
+    pub unlock: Unlock,
     /// What clients of its socket may have signed.
     pub grants: Grants,
     /// How long the key lives at most.
@@ -70,6 +74,7 @@ impl Default for Plan {
         Self {
             workload_id: None,
             key: KeySource::Ephemeral,
+            unlock: Unlock::default(),
             grants: Grants::default(),
             ttl: Self::TTL_DEFAULT,
             signatures_max: SIGNATURES_MAX_DEFAULT,
@@ -87,17 +92,8 @@ impl Default for Plan {
 pub enum KeySource {
     /// Born inside the signer.
     Ephemeral,
-    /// A PKCS#8 PEM file, which the launcher opens and the worker reads.
+    /// A key file of any format (`evanesce-custody` has the list), which the launcher opens and the worker reads.
     File(PathBuf),
-}
-
-impl KeySource {
-    pub(crate) const fn origin(&self) -> KeyOrigin {
-        match self {
-            Self::Ephemeral => KeyOrigin::BornInside,
-            Self::File(_) => KeyOrigin::PlaintextFile,
-        }
-    }
 }
 
 /// A guarantee that can be given up by name.

@@ -4,18 +4,28 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::control::{
-    CageReport, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport, Strength,
+    CageReport, Load, Loaded, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport,
+    Strength,
 };
+use evanesce_protocol::custody::KeyFileInfo;
+use evanesce_protocol::rotation::Handover;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::cage::{self, CageChecked, CageFaults, Expected};
+use crate::command::ENDING;
+use crate::key_file::KeyFile;
 use crate::process::{ChildProcess, EndStatus};
+use crate::secrets::{OpenSecret, SecretError, Unlock};
+use crate::signals::Signals;
 use crate::worker_image::SealedImage;
 
 /// The orders and reports of one role.
@@ -57,7 +67,11 @@ impl Conversation for Signer {
             SignerReport::Caged(report) => Report::Caged(report),
             SignerReport::Wiped(_) => Report::Wiped,
             SignerReport::Refused(refused) => Report::Refused(refused),
-            own @ (SignerReport::Loaded { .. } | SignerReport::Serving) => Report::Own(own),
+            own @ (SignerReport::Inspected(_)
+            | SignerReport::Wanted(_)
+            | SignerReport::Loaded(_)
+            | SignerReport::Serving
+            | SignerReport::Endorsed { .. }) => Report::Own(own),
         }
     }
 }
@@ -102,9 +116,9 @@ impl<C: Conversation> Worker<C> {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             // The place of a broken invariant, the one thing a worker ever writes there.
-            .stderr(Stdio::inherit())
-            // Signals of the terminal are for the command, not for the worker.
-            .process_group(0);
+            .stderr(Stdio::inherit());
+        // Signals of the terminal are for the command, not for the worker, which makes a
+        // session of its own first of all. It could not if it led a process group.
         let process = ChildProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
         Ok(Self { process, channel, role: std::marker::PhantomData })
     }
@@ -181,10 +195,144 @@ impl<C: Conversation> Worker<C> {
     }
 }
 
+impl Worker<Signer> {
+    /// Has a key loaded, and brings the worker the secrets that it asks for on the way. `signals`
+    /// are looked at meanwhile, since a person may take long: one that asks to end ends this.
+    pub(crate) fn load(
+        &mut self,
+        load: Load,
+        key_file: Option<&KeyFile>,
+        unlock: &Unlock,
+        mut signals: Option<&mut Signals>,
+    ) -> Result<Loaded, LoadError> {
+        let descriptors: Vec<_> = key_file.iter().map(|key| key.file.as_fd()).collect();
+        let name = key_file.map_or(Path::new("the new key"), |key| key.path.as_path());
+        self.order(&SignerOrder::Load(load), &descriptors)?;
+        let mut timeout = START_TIMEOUT;
+        // Dropped when the key is loaded or refused, which has the terminal show again what is typed.
+        let mut _open: Option<OpenSecret> = None;
+        loop {
+            self.await_report(signals.as_deref_mut(), timeout)?;
+            match self.answer("loading the key", END_TIMEOUT)? {
+                SignerReport::Loaded(loaded) => return Ok(loaded),
+                SignerReport::Wanted(wanted) => {
+                    let secret = unlock.open(wanted, name)?;
+                    self.order(
+                        &SignerOrder::Secret(secret.source.clone()),
+                        &[secret.file.as_fd()],
+                    )?;
+                    timeout = UNLOCK_TIMEOUT;
+                    _open = Some(secret);
+                }
+                _ => return Err(WorkerError::Unexpected { step: "loading the key" }.into()),
+            }
+        }
+    }
+
+    /// Waits until there is a report to be read, or a signal that asks to end.
+    fn await_report(
+        &self,
+        mut signals: Option<&mut Signals>,
+        timeout: Duration,
+    ) -> Result<(), LoadError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).expect("some minutes");
+            let mut watched = vec![PollFd::new(&self.channel, PollFlags::IN)];
+            watched.extend(signals.iter().map(|signals| PollFd::new(*signals, PollFlags::IN)));
+            match poll(&mut watched, Some(&left)) {
+                Ok(0) => return Err(WorkerError::Silent { step: "loading the key" }.into()),
+                Ok(_) if !watched[0].revents().is_empty() => return Ok(()),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(LoadError::Wait(errno.into())),
+            }
+            drop(watched);
+            for arrived in signals.iter_mut().flat_map(|signals| signals.pending()) {
+                if ENDING.contains(&arrived.signal) {
+                    return Err(LoadError::Interrupted { signal: arrived.signal.as_raw() });
+                }
+            }
+        }
+    }
+
+    /// Asks what a key file is.
+    pub(crate) fn inspect(
+        &mut self,
+        file: BorrowedFd<'_>,
+    ) -> Result<Result<KeyFileInfo, Refused>, WorkerError> {
+        self.order(&SignerOrder::Inspect, &[file])?;
+        match self.answer("looking at a key file", START_TIMEOUT)? {
+            SignerReport::Inspected(found) => Ok(found),
+            _ => Err(WorkerError::Unexpected { step: "looking at a key file" }),
+        }
+    }
+
+    /// Has the key sign a handover.
+    pub(crate) fn endorse(&mut self, handover: &Handover) -> Result<[u8; 64], WorkerError> {
+        let unexpected = || WorkerError::Unexpected { step: "signing the rotation" };
+        self.order(&SignerOrder::Endorse(handover.clone()), &[])?;
+        match self.answer("signing the rotation", START_TIMEOUT)? {
+            SignerReport::Endorsed { signature } => signature.try_into().map_err(|_| unexpected()),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Ends a worker that has no key.
+    pub(crate) fn discard(mut self) -> Result<(), WorkerError> {
+        self.process.kill(END_TIMEOUT).map_err(WorkerError::Kill)?;
+        Ok(())
+    }
+
+    /// Has the worker wipe its key, and ends it.
+    pub(crate) fn close(mut self) -> Result<(), WorkerError> {
+        self.order(&SignerOrder::Wipe, &[])?;
+        match self.receive("wiping the key", END_TIMEOUT)? {
+            SignerReport::Wiped(_) => {}
+            _ => return Err(WorkerError::Unexpected { step: "wiping the key" }),
+        }
+        self.process.kill(END_TIMEOUT).map_err(WorkerError::Kill)?;
+        Ok(())
+    }
+}
+
 impl<C> AsFd for Worker<C> {
     /// The control channel.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
+    }
+}
+
+/// Why a key was not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The worker failed, or refused the key.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// What opens the key file could not be brought to the worker.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A signal came that asks to end.
+    #[error("signal {signal} came before the key was loaded")]
+    Interrupted {
+        /// Its number.
+        signal: i32,
+    },
+    /// Waiting failed.
+    #[error("the worker could not be waited for")]
+    Wait(#[source] io::Error),
+}
+
+impl LoadError {
+    /// A stable name for `--json`, alerts and the playbook entry.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Worker(error) => error.code(),
+            Self::Secret(error) => error.code(),
+            Self::Interrupted { .. } => "load.interrupted",
+            Self::Wait(_) => "load.wait",
+        }
     }
 }
 
@@ -225,6 +373,9 @@ pub enum WorkerError {
         /// What it was to do.
         step: &'static str,
     },
+    /// It could not be ended.
+    #[error("the worker could not be ended")]
+    Kill(#[source] io::Error),
     /// An order could not be sent.
     #[error("the worker takes no orders")]
     Send(#[source] SendError),
@@ -244,6 +395,7 @@ impl WorkerError {
             Self::Died { .. } => "worker.died",
             Self::Silent { .. } => "worker.silent",
             Self::Unexpected { .. } => "worker.unexpected",
+            Self::Kill(_) => "worker.kill",
             Self::Send(_) => "worker.send",
             Self::Receive(_) => "worker.receive",
         }
@@ -252,6 +404,9 @@ impl WorkerError {
 
 /// Generous: the same steps take fifteen times as long in an emulated machine.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// For a person to type a passphrase, and for the work that it then takes.
+const UNLOCK_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// For a worker that has closed its channel to end.
 pub(crate) const END_TIMEOUT: Duration = Duration::from_secs(2);

@@ -24,8 +24,11 @@ use evanesce_ledger::{
     Timestamp,
 };
 use evanesce_protocol::channel::ReceiveError;
-use evanesce_protocol::control::{Serve, SignerOrder, SignerReport, Strength};
+use evanesce_protocol::control::{
+    Load, LoadSource, Serve, SignerOrder, SignerReport, Strength,
+};
 use evanesce_protocol::evidence::{Nonce, Subject};
+use evanesce_protocol::rotation::Handover;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
@@ -41,17 +44,19 @@ use crate::command::{CommandEnd, CommandLine, ENDING, RunError, SignerVariables}
 use crate::events::EventName;
 use crate::host;
 use crate::journal::Journal;
-use crate::key_file::{self, KeyFileError};
+use crate::key_file::{KeyFile, KeyFileError};
 use crate::launcher::Launcher;
 use crate::lifecycle::{self, Action, Facts, Lifecycle};
 use crate::notary::{NotaryError, NotarySession, Session, Starting};
 use crate::output_dir::{OutputDir, OutputDirError};
 use crate::plan::{KeySource, Plan};
 use crate::process::{ChildProcess, Gone, is_readable_within};
+use crate::public_file::{PublicFile, PublicFileError};
 use crate::record::{self, RecordError};
+use crate::rotation::{self, RotateError};
 use crate::scrub;
 use crate::signals::{Sender, Signals};
-use crate::worker::{START_TIMEOUT, Signer, Worker, WorkerError};
+use crate::worker::{LoadError, START_TIMEOUT, Signer, Worker, WorkerError};
 use crate::worker_image::WorkerImage;
 
 /// A key inside its caged worker, its socket and its certificate.
@@ -83,6 +88,7 @@ pub struct Workload<'a> {
     is_asked_to_end: bool,
     command: Option<CommandEnd>,
     signed_files: Vec<SignedFile>,
+    key_file: Option<KeyFile>,
     _output_dir: Option<OutputDir>,
 }
 
@@ -130,7 +136,7 @@ struct Parts {
 struct ComingUp {
     worker: Worker<Signer>,
     notary: Starting,
-    key_file: Option<OwnedFd>,
+    key_file: Option<KeyFile>,
 }
 
 /// A key that is loaded, certified and in the ledger, and that nobody can use yet.
@@ -140,6 +146,7 @@ struct LoadedKey {
     cage: CageChecked,
     key: Key,
     evidence: Option<Evidence>,
+    key_file: Option<KeyFile>,
     newest: Appended,
 }
 
@@ -151,18 +158,22 @@ struct Evidence {
 
 impl<'a> Workload<'a> {
     pub(crate) fn start(launcher: &'a Launcher, plan: Plan) -> Result<Self, StartError> {
+        if let KeySource::File(path) = &plan.key {
+            // A rotation that was interrupted is ended first: it decides which key the file holds.
+            rotation::settle(launcher, path).map_err(Box::new)?;
+        }
         let id = match &plan.workload_id {
             Some(id) => id.clone(),
             None => random_id()?,
         };
         let key_file = match &plan.key {
             KeySource::Ephemeral => None,
-            KeySource::File(path) => Some(OwnedFd::from(key_file::open(path)?)),
+            KeySource::File(path) => Some(KeyFile::open(path)?),
         };
         let kill_switch = plan.kill_switch.as_deref().map(KillSwitch::watch).transpose()?;
         let output_dir =
             plan.output_dir.as_deref().map(|path| OutputDir::lock(path, &id)).transpose()?;
-        let signals = Signals::catch().map_err(StartError::Signals)?;
+        let mut signals = Signals::catch().map_err(StartError::Signals)?;
 
         // Both workers come up while the claim and the first row are written.
         let worker = Worker::spawn(&launcher.image, plan.strength())?;
@@ -192,7 +203,7 @@ impl<'a> Workload<'a> {
         let (claim, started) = claim.keep_if(launcher.append(&id, [started]))?;
 
         let coming_up = ComingUp { worker, notary, key_file };
-        let loaded = match coming_up.load(launcher, &plan, &id, started.head) {
+        let loaded = match coming_up.load(launcher, &plan, &id, started.head, &mut signals) {
             Ok(loaded) => loaded,
             Err(error) => {
                 // No key was ever within a client's reach: this row ends the workload.
@@ -214,7 +225,7 @@ impl<'a> Workload<'a> {
         mut parts: Parts,
         loaded: LoadedKey,
     ) -> Result<Self, StartError> {
-        let LoadedKey { worker, notary, cage, key, evidence, newest } = loaded;
+        let LoadedKey { worker, notary, cage, key, key_file, evidence, newest } = loaded;
         let claimed = ClaimedKey {
             public_key: key.public,
             backing: cage.backing(),
@@ -243,6 +254,7 @@ impl<'a> Workload<'a> {
             is_asked_to_end: false,
             command: None,
             signed_files: Vec::new(),
+            key_file,
             _output_dir: parts.output_dir,
         };
         let terms = workload.terms(&plan, parts.kill_switch.as_ref());
@@ -436,6 +448,16 @@ impl<'a> Workload<'a> {
             recorded.extend(numbered.map(|(envelope, row)| Recorded { envelope, row }));
         }
         Ok(recorded)
+    }
+
+    /// Has the key sign a handover: recorded like any other request.
+    pub(crate) fn endorse(&mut self, handover: &Handover) -> Result<[u8; 64], WorkerError> {
+        self.worker.endorse(handover)
+    }
+
+    /// The file that the key was read from.
+    pub(crate) fn key_file(&self) -> Option<&KeyFile> {
+        self.key_file.as_ref()
     }
 
     /// The workload's id.
@@ -646,6 +668,7 @@ impl ComingUp {
         plan: &Plan,
         id: &WorkloadId,
         started: Digest,
+        signals: &mut Signals,
     ) -> Result<LoadedKey, StartError> {
         let Self { mut worker, notary, key_file } = self;
         let expected = Expected {
@@ -655,8 +678,8 @@ impl ComingUp {
         let cage = worker.await_cage(&expected)?;
         tracing::info!(event = %EventName::CageChecked, workload = %id);
 
-        let (origin, key_use) = (plan.key.origin(), plan.grants.key_use());
-        let public = load_key(&mut worker, &cage, origin, key_use, key_file)?;
+        let key_use = plan.grants.key_use();
+        let (public, origin) = load_key(&mut worker, &cage, plan, key_file.as_ref(), signals)?;
         let loaded_at = launcher.clock.now();
         tracing::info!(event = %EventName::KeyLoaded, workload = %id, key = %public);
 
@@ -675,7 +698,7 @@ impl ComingUp {
             Some(attest) => {
                 let subject = Subject::SigningIdentity { public_key: public };
                 let nonce = attest.nonce.unwrap_or(Nonce::from_bytes(*started.as_bytes()));
-                let configuration = attester::configuration_of(plan, id);
+                let configuration = attester::configuration_of(plan, id, origin);
                 let envelope =
                     attester::collect(attest, subject, nonce, &notary_key, &configuration)?;
                 tracing::info!(event = %EventName::EvidenceCollected, workload = %id, evidence = %envelope.digest());
@@ -703,7 +726,7 @@ impl ComingUp {
         )?;
         tracing::info!(event = %EventName::KeyCertified, workload = %id, notary = %notary_key.id());
         let key = Key { public, key_use, origin, certificate, loaded_at };
-        Ok(LoadedKey { worker, notary, cage, key, evidence, newest })
+        Ok(LoadedKey { worker, notary, cage, key, key_file, evidence, newest })
     }
 }
 
@@ -731,16 +754,20 @@ impl Evidence {
 fn load_key(
     worker: &mut Worker<Signer>,
     _checked: &CageChecked,
-    origin: KeyOrigin,
-    key_use: KeyUse,
-    key_file: Option<OwnedFd>,
-) -> Result<PublicKey, WorkerError> {
-    let descriptors: Vec<_> = key_file.iter().map(AsFd::as_fd).collect();
-    worker.order(&SignerOrder::Load { origin, key_use }, &descriptors)?;
-    match worker.answer("loading the key", START_TIMEOUT)? {
-        SignerReport::Loaded { public_key } => Ok(public_key),
-        _ => Err(WorkerError::Unexpected { step: "loading the key" }),
+    plan: &Plan,
+    key_file: Option<&KeyFile>,
+    signals: &mut Signals,
+) -> Result<(PublicKey, KeyOrigin), StartError> {
+    let source = match key_file {
+        None => LoadSource::BornInside,
+        Some(_) => LoadSource::File { work_factor_max: plan.unlock.work_factor_max },
+    };
+    let load = Load { source, key_use: plan.grants.key_use(), seal: None };
+    let loaded = worker.load(load, key_file, &plan.unlock, Some(signals))?;
+    if let Some(key) = key_file {
+        PublicFile::check(&key.path, &loaded.public_key)?;
     }
+    Ok((loaded.public_key, loaded.origin))
 }
 
 impl fmt::Debug for Workload<'_> {
@@ -869,6 +896,9 @@ pub enum StartError {
     /// The key file cannot be handed to the worker.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
+    /// A rotation of the key was interrupted, and could not be ended.
+    #[error("the key's rotation was interrupted and could not be ended")]
+    Rotation(#[from] Box<RotateError>),
     /// The kill switch cannot be watched.
     #[error(transparent)]
     KillSwitch(#[from] KillSwitchError),
@@ -893,6 +923,12 @@ pub enum StartError {
     /// The worker failed, or its cage does not hold.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// The key was not loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The key is not the one that its public file names.
+    #[error(transparent)]
+    PublicFile(#[from] PublicFileError),
     /// The notary did not certify the key.
     #[error("the notary did not certify the key")]
     Notary(#[from] Box<NotaryError>),
@@ -916,6 +952,7 @@ impl StartError {
         match self {
             Self::Entropy(_) => "start.entropy",
             Self::KeyFile(error) => error.code(),
+            Self::Rotation(error) => error.code(),
             Self::KillSwitch(error) => error.code(),
             Self::OutputDir(error) => error.code(),
             Self::Signals(_) => "start.signals",
@@ -924,6 +961,8 @@ impl StartError {
             Self::AgentSocket(error) => error.code(),
             Self::Ledger(error) => error.code(),
             Self::Worker(error) => error.code(),
+            Self::Load(error) => error.code(),
+            Self::PublicFile(error) => error.code(),
             Self::Notary(error) => error.code(),
             Self::Attest(error) => error.code(),
             Self::Journal(_) => "start.journal",

@@ -39,6 +39,7 @@ mod raw;
 mod read;
 pub mod receipt;
 pub mod record;
+pub mod rotation;
 pub mod row;
 mod segment;
 pub mod shred;

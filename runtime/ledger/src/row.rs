@@ -119,6 +119,8 @@ pub enum Event {
     Shredded(ShreddedRow),
     /// A statement that is of no other event: that a key signed a file, for example.
     Statement(StatementRow),
+    /// A signing key handed over to the next.
+    KeyRotated(KeyRotatedRow),
     /// A signed note of the ledger's length: of the row just before this one.
     Checkpoint(CheckpointRow),
     /// A notary key begins to sign.
@@ -229,6 +231,13 @@ pub struct ReceiptRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShreddedRow {
     /// The [`crate::ShredReceipt`], signed by the notary.
+    pub envelope: Envelope,
+}
+
+/// See [`Event::KeyRotated`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRotatedRow {
+    /// The [`crate::rotation::KeyRotation`], signed by the notary.
     pub envelope: Envelope,
 }
 

@@ -17,8 +17,10 @@ use crate::dsse::Envelope;
 use crate::life::{Lives, Step, Wrong, read};
 use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing};
 use crate::read::{ReadError, Reader};
+use crate::rotation::KeyRotation;
 use crate::row::{
-    CheckpointRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow, StatementRow, genesis,
+    CheckpointRow, Header, KeyRotatedRow, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow,
+    StatementRow, genesis,
 };
 use crate::segment::{LineEnd, Position, Segment, Walk};
 use crate::shred::{LedgerHead, ShredReceipt};
@@ -164,6 +166,8 @@ pub enum Problem {
     Checkpoint,
     /// The notary's key and its name do not belong together, or it is not the successor.
     Notary,
+    /// The rotation is of another ledger, or one of its two keys did not sign it.
+    Rotation,
 }
 
 impl fmt::Display for Problem {
@@ -487,6 +491,11 @@ impl<'a> Audit<'a> {
                 let covers = self.shredded(&envelope, header.seq)?;
                 self.check(position, header.seq, envelope, covers)
             }
+            "key-rotated" => {
+                let KeyRotatedRow { envelope } = read(line)?;
+                self.rotated(&envelope)?;
+                self.check(position, header.seq, envelope, 0)
+            }
             "statement" => {
                 let StatementRow { envelope } = read(line)?;
                 self.follow(header, line, digest)?;
@@ -573,6 +582,23 @@ impl<'a> Audit<'a> {
         match found == expected {
             true => Ok(last),
             false => wrong(&format!("{expected:?}"), &format!("{found:?}")),
+        }
+    }
+
+    /// Checks that a rotation is of this ledger, and that both of its keys signed it.
+    fn rotated(&self, envelope: &Envelope) -> Result<(), Wrong> {
+        let statement = Statement::<KeyRotation>::parse_unverified(envelope);
+        let rotation = statement
+            .map_err(|error| Wrong::new(Problem::Rotation, KeyRotation::TYPE, error))?
+            .into_predicate();
+        if Some(rotation.ledger) != self.verdict.ledger {
+            return Err(Wrong::new(Problem::Rotation, "this ledger", rotation.ledger));
+        }
+        match rotation.missing_signature() {
+            Some(key) => {
+                Err(Wrong::new(Problem::Rotation, format!("a signature by {key}"), "none"))
+            }
+            None => Ok(()),
         }
     }
 

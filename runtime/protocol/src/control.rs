@@ -4,7 +4,9 @@
 //! reports, in the one sequence that the worker's types allow:
 //!
 //! ```text
-//! signer   → Caged   ← Load (+ key)            → Loaded   ← Serve (+ listener, journal, …)  → Serving
+//! signer   → Caged   ← Inspect (+ key file)    → Inspected
+//!                    ← Load (+ key file)       → Wanted   ← Secret (+ its source)           → Loaded
+//!                    ← Load (+ key file)       → Loaded   ← Serve (+ listener, journal, …)  → Serving
 //!                                                         ← Wipe                            → Wiped
 //! notary   → Caged   ← Load | Create (+ file)  → Loaded   ← Sign …                          → Signed …
 //!                                                         ← Wipe                            → Wiped
@@ -20,8 +22,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::custody::{KeyFileInfo, Seal};
 use crate::grant::Grants;
 use crate::ids::{Digest, KeyOrigin, KeyUse, PublicKey};
+use crate::rotation::Handover;
 pub use crate::smaps::Backing;
 
 /// Which of the two workers a process is.
@@ -78,18 +82,66 @@ impl Strength {
 /// An order to a signer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignerOrder {
+    /// Say what a key file is, without opening it. One descriptor, the key file.
+    Inspect,
     /// Bring a key within the signer's reach. One descriptor, the key file, unless it is born inside.
-    Load {
-        /// Where the key comes from.
-        origin: KeyOrigin,
-        /// The use it is bound to.
-        key_use: KeyUse,
-    },
+    Load(Load),
+    /// What [`SignerReport::Wanted`] asked for. One descriptor.
+    Secret(SecretSource),
     /// Serve the agent socket. Descriptors: the listening socket, the journal of requests (opened
     /// for appending), and an inotify descriptor where there is a kill switch.
     Serve(Serve),
+    /// Sign a handover with the key, as one of its two. While the socket is served it counts as a
+    /// request like any other.
+    Endorse(Handover),
     /// Wipe everything and report it.
     Wipe,
+}
+
+/// How a key is brought within the signer's reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Load {
+    /// Where the key comes from.
+    pub source: LoadSource,
+    /// The use it is bound to.
+    pub key_use: KeyUse,
+    /// Have the key sealed as well, and the sealed file reported.
+    pub seal: Option<Seal>,
+}
+
+/// Where a key comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoadSource {
+    /// It is made inside.
+    BornInside,
+    /// The key file that comes with the order.
+    File {
+        /// The highest work factor of scrypt that is done to open it, log2 of `N`.
+        work_factor_max: u8,
+    },
+}
+
+/// How a worker gets at a secret, through the descriptor that comes along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SecretSource {
+    /// It is typed in at a terminal.
+    Terminal {
+        /// What to ask, without a colon.
+        prompt: String,
+    },
+    /// It is read to its end: a pipe or a file.
+    Stream,
+}
+
+/// The secret that a worker cannot go on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// The passphrase of the key file.
+    Passphrase,
+    /// An identity that the key file is sealed to.
+    Identity,
+    /// A new passphrase, for the file that is to be sealed.
+    NewPassphrase,
 }
 
 /// The terms of a signer's service.
@@ -116,17 +168,34 @@ pub struct Serve {
 pub enum SignerReport {
     /// The cage is closed; nothing secret is inside yet.
     Caged(CageReport),
+    /// What a key file is, or why it is none.
+    Inspected(Result<KeyFileInfo, Refused>),
+    /// A secret is needed.
+    Wanted(Wanted),
     /// A key is loaded.
-    Loaded {
-        /// Its public half.
-        public_key: PublicKey,
-    },
+    Loaded(Loaded),
     /// The socket is being served.
     Serving,
+    /// The signature of a handover.
+    Endorsed {
+        /// Pure Ed25519 (RFC 8032), 64 bytes.
+        signature: Vec<u8>,
+    },
     /// Everything was wiped; the worker waits for its end.
     Wiped(WipeReport),
     /// The worker cannot go on; it has wiped what there was.
     Refused(Refused),
+}
+
+/// A key that is within the signer's reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Its public half.
+    pub public_key: PublicKey,
+    /// Where it came from.
+    pub origin: KeyOrigin,
+    /// The sealed file, where one was ordered: armoured age.
+    pub sealed: Option<String>,
 }
 
 /// An order to a notary.
@@ -307,6 +376,37 @@ pub enum Refused {
         /// The error number.
         errno: i32,
     },
+    /// A passphrase or an identity could not be read from where it was to come from.
+    #[error("the {what} could not be read ({})", Errno(*errno))]
+    SecretRead {
+        /// Passphrase or identity.
+        what: String,
+        /// The error number.
+        errno: i32,
+    },
+    /// Nothing was typed or written in time.
+    #[error("no {what} came within {seconds} seconds")]
+    SecretTimeout {
+        /// Passphrase or identity.
+        what: String,
+        /// How long the worker waited.
+        seconds: u32,
+    },
+    /// A passphrase that is empty or too long.
+    #[error("a passphrase has 1 to {limit_bytes} bytes")]
+    PassphraseLength {
+        /// The limit.
+        limit_bytes: u32,
+    },
+    /// The two passphrases that were typed differ.
+    #[error("the two passphrases differ")]
+    PassphrasesDiffer,
+    /// A file of identities that is too long.
+    #[error("the identity file is longer than {limit_bytes} bytes")]
+    IdentityLength {
+        /// The limit.
+        limit_bytes: u32,
+    },
     /// The journal of requests could not be written, so nothing more is signed.
     #[error("the journal of requests could not be written ({})", Errno(*errno))]
     Journal {
@@ -334,6 +434,11 @@ impl Refused {
             Self::KeyFormat(error) => error.code(),
             Self::KeyWrite { .. } => "worker.key-write",
             Self::Entropy { .. } => "worker.entropy",
+            Self::SecretRead { .. } => "secret.read",
+            Self::SecretTimeout { .. } => "secret.timeout",
+            Self::PassphraseLength { .. } => "passphrase.length",
+            Self::PassphrasesDiffer => "passphrase.differ",
+            Self::IdentityLength { .. } => "identity.length",
             Self::Journal { .. } => "worker.journal",
             Self::Order { .. } => "worker.order",
         }
@@ -357,7 +462,7 @@ pub enum KeyFormatError {
     #[error("the key file is not whole PEM text")]
     NotPem,
     /// The armour is for something else.
-    #[error("the key file is labelled {found:?}, and `PRIVATE KEY` is expected")]
+    #[error("the key file is labelled {found:?}, and a private key is expected")]
     Label {
         /// The label, cut to 64 characters.
         found: String,
@@ -379,6 +484,58 @@ pub enum KeyFormatError {
         /// The algorithm that is taken, by name.
         expected: String,
     },
+    /// The file is held shut by a passphrase or to recipients, and nothing was given to open it.
+    #[error("the key file cannot be opened without its {needed}")]
+    Locked {
+        /// Passphrase or identity.
+        needed: String,
+    },
+    /// The passphrase is not the one of the file.
+    #[error("the passphrase does not open the key file")]
+    WrongPassphrase,
+    /// None of the identities is of a recipient of the file.
+    #[error("none of the identities opens the key file")]
+    WrongIdentity,
+    /// A line of the identity file that is none.
+    #[error("line {line} of the identity file is no X25519 identity of age")]
+    Identity {
+        /// Counted from 1; 0 where there is none at all.
+        line: u32,
+    },
+    /// Encrypted in a way that is not taken.
+    #[error("the key file is encrypted with {found}, which is not taken")]
+    Encryption {
+        /// By name or object identifier.
+        found: String,
+    },
+    /// Opening takes more work or memory than is allowed.
+    #[error("opening the key file takes {kdf} with {found}, and at most {limit} is allowed")]
+    Work {
+        /// Its key derivation function.
+        kdf: String,
+        /// What it asks for.
+        found: String,
+        /// What is allowed.
+        limit: String,
+    },
+    /// There is not as much memory.
+    #[error("{bytes} bytes of scratch memory cannot be had")]
+    Scratch {
+        /// How many.
+        bytes: u64,
+    },
+    /// No age file (C2SP `age.md`), or one that was cut off or changed.
+    #[error("the key file is no whole age file")]
+    NotAge,
+    /// An age file that holds something else than a key in the clear.
+    #[error("the age file holds no key in the clear")]
+    SealedSomethingElse,
+    /// A recipient that nothing can be sealed to.
+    #[error("nothing can be sealed to these recipients")]
+    Recipients,
+    /// No structure of OpenSSH's format, or one that was cut off or changed.
+    #[error("the key file holds no whole OpenSSH key")]
+    NotOpenssh,
     /// The file names a public half, and it is not the one of its private half.
     #[error("the public key in the file does not belong to its private key")]
     PublicKeyMismatch,
@@ -395,6 +552,17 @@ impl KeyFormatError {
             Self::NotPkcs8 => "key.not-pkcs8",
             Self::Algorithm { .. } => "key.algorithm",
             Self::Malformed { .. } => "key.malformed",
+            Self::Locked { .. } => "key.locked",
+            Self::WrongPassphrase => "key.wrong-passphrase",
+            Self::WrongIdentity => "key.wrong-identity",
+            Self::Identity { .. } => "identity.malformed",
+            Self::Encryption { .. } => "key.encryption",
+            Self::Work { .. } => "key.work-factor",
+            Self::Scratch { .. } => "key.scratch",
+            Self::NotAge => "key.not-age",
+            Self::SealedSomethingElse => "key.sealed-something-else",
+            Self::Recipients => "key.recipients",
+            Self::NotOpenssh => "key.not-openssh",
             Self::PublicKeyMismatch => "key.public-key-mismatch",
         }
     }

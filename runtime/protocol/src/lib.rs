@@ -24,11 +24,13 @@ pub mod channel;
 pub mod commitment;
 pub mod control;
 pub mod evidence;
+pub mod custody;
 pub mod grant;
 pub mod ids;
 pub mod limits;
+pub mod rotation;
 pub mod smaps;
 pub mod sshsig;
-mod wire;
+pub mod wire;
 
 pub use ids::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};

@@ -24,6 +24,37 @@ pub const CONTROL_DESCRIPTORS_MAX: usize = 4;
 /// Bytes in a key file. The largest that is expected, an armoured encrypted key, has about 2 KiB.
 pub const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of what an age file holds: a key in the clear has about 120 in PKCS#8, 400 in OpenSSH's
+/// format.
+pub const SEALED_TEXT_BYTES_MAX: usize = 4 * 1024;
+
+/// Bytes in a passphrase.
+pub const PASSPHRASE_BYTES_MAX: usize = 1024;
+
+/// Bytes in a file of age identities. One has about 200, comments included.
+pub const IDENTITY_FILE_BYTES_MAX: usize = 8 * 1024;
+
+/// Identities that are tried on one file.
+pub const IDENTITIES_MAX: usize = 32;
+
+/// Recipients that one age file may have.
+pub const RECIPIENTS_MAX: usize = 20;
+
+/// scrypt's work factor, log2 of `N`, for keys that are sealed here: 64 MiB of scratch memory.
+pub const WORK_FACTOR_SEAL: u8 = 16;
+
+/// The highest that is opened unless the operator says otherwise: 256 MiB, what `age -p` writes.
+pub const WORK_FACTOR_OPEN_MAX: u8 = 18;
+
+/// The highest that an operator may allow: 2 GiB.
+pub const WORK_FACTOR_MAX: u8 = 21;
+
+/// Iterations of PBKDF2 that are done to open a file.
+pub const PBKDF2_ITERATIONS_MAX: u32 = 10_000_000;
+
+/// Rounds of OpenSSH's `bcrypt_pbkdf` that are done to open a file.
+pub const BCRYPT_ROUNDS_MAX: u32 = 1024;
+
 /// Bytes that one worker may have locked.
 pub const LOCKED_BYTES_MAX: u64 = 1024 * 1024;
 

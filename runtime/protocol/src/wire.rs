@@ -3,7 +3,11 @@
 use ssh_encoding::{Decode, Error};
 
 /// Takes one `string` off the front of `input`: four length bytes and as many bytes.
-pub(crate) fn take_string<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], Error> {
+///
+/// # Errors
+///
+/// Where `input` ends before it does.
+pub fn take_string<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], Error> {
     let bytes = usize::try_from(u32::decode(input)?).map_err(|_| Error::Length)?;
     let (string, rest) = input.split_at_checked(bytes).ok_or(Error::Length)?;
     *input = rest;
@@ -11,12 +15,20 @@ pub(crate) fn take_string<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], Error> {
 }
 
 /// Takes one `string` that has to be UTF-8.
-pub(crate) fn take_text<'a>(input: &mut &'a [u8]) -> Result<&'a str, Error> {
+///
+/// # Errors
+///
+/// As [`take_string`], and where it is not UTF-8.
+pub fn take_text<'a>(input: &mut &'a [u8]) -> Result<&'a str, Error> {
     str::from_utf8(take_string(input)?).map_err(|_| Error::CharacterEncoding)
 }
 
 /// Refuses what is left over.
-pub(crate) fn finish(input: &[u8]) -> Result<(), Error> {
+///
+/// # Errors
+///
+/// Where anything is.
+pub fn finish(input: &[u8]) -> Result<(), Error> {
     match input.len() {
         0 => Ok(()),
         remaining => Err(Error::TrailingData { remaining }),

@@ -91,6 +91,23 @@ impl Forms {
         Self { forms: forms.done }
     }
 
+    /// Adds something else that has to be nowhere: what opened the key's file. `bytes` has at most 80
+    /// bytes, and is searched for as it stands, in pieces of eight; `is_text` says that a byte of it
+    /// carries five bits or fewer, as Bech32 does, so that a piece is sixteen.
+    ///
+    /// # Panics
+    ///
+    /// Where it is longer.
+    #[must_use]
+    pub fn with_secret(self, name: &str, bytes: &[u8], is_text: bool) -> Self {
+        let mut forms = Builder { done: self.forms, ..Builder::default() };
+        match is_text {
+            true => forms.sparse(name, bytes),
+            false => forms.dense(name, bytes),
+        }
+        Self { forms: forms.done }
+    }
+
     /// The forms, those of the key itself first.
     pub fn iter(&self) -> std::slice::Iter<'_, Form> {
         self.forms.iter()

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod completions;
 pub mod config;
 pub mod doctor;
+pub mod key;
 pub mod man;
 pub mod notary;
 pub mod plan;

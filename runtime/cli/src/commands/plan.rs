@@ -10,16 +10,23 @@ use evanesce_protocol::evidence::Nonce;
 use crate::commands::attest::collect::SourceArgs;
 use crate::commands::attest::input::parse_nonce;
 use crate::configuration::{Layer, Settings, Sourced};
+use crate::commands::key::secrets::UnlockArgs;
+use crate::context::Context;
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
 #[derive(Clone, Debug, clap::Args)]
 pub struct KeyArgs {
-    /// Read the key from FILE (PKCS#8 PEM, as OpenSSL writes it) instead of making one
+    /// Read the key from FILE instead of making one: PKCS#8 PEM, OpenSSH or age
     ///
-    /// The worker reads it; evanesce itself never does. The file has to be for its owner alone.
+    /// Recognised by its content, in the clear or sealed. The worker reads it; evanesce itself never
+    /// does. The file has to be for its owner alone.
     #[arg(long, value_name = "FILE", conflicts_with = "ephemeral")]
     pub key: Option<PathBuf>,
+
+    /// What opens it.
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
 
     /// Make a key inside the signer that never leaves it (the default)
     #[arg(long)]
@@ -82,8 +89,10 @@ pub(crate) fn flag_of_list<T: Clone>(flag: &'static str, list: &[T]) -> Option<S
 
 impl KeyArgs {
     /// A plan with these and the settings and, for the rest, the defaults.
-    pub fn plan(&self, settings: &Settings) -> Plan {
+    pub fn plan(&self, context: &Context<'_>) -> Plan {
+        let settings = context.settings();
         Plan {
+            unlock: self.unlock.unlock(context),
             workload_id: self.workload_id.clone(),
             key: match &self.key {
                 Some(path) => KeySource::File(path.clone()),

@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use evanesce_launcher::{
-    CommandEnd, CommandLine, EndError, EndReason, Ended, Plan, RunError, Workload,
+    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, Plan, RotateError, Rotated,
+    RotationOrder, RunError, Unlock, Workload,
 };
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::KeyFate;
@@ -15,6 +16,8 @@ use evanesce_protocol::grant::{Grant, Grants};
 use serde::Serialize;
 
 use crate::commands::attest::input::add_kept_endorsements;
+use crate::commands::key::rotate::HandoverReport;
+use crate::commands::key::secrets::SealArgs;
 use crate::commands::plan::{KeyArgs, flag_of_list};
 use crate::configuration::{Layer, Settings, Sourced};
 use crate::context::Context;
@@ -46,6 +49,25 @@ pub struct RunArgs {
 
     #[command(flatten)]
     bounds: BoundArgs,
+
+    /// Replace the key in the sealed file of --key by a new one, once the command is done
+    ///
+    /// As `evanesce key rotate` does. Say to whom the new key is sealed: --recipient, or a passphrase.
+    #[arg(long, requires = "key")]
+    rotate: bool,
+
+    /// Say why it is rotated, for the ledger
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "rotate",
+        default_value = "",
+        hide_default_value = true
+    )]
+    rotate_reason: String,
+
+    #[command(flatten)]
+    seal: SealArgs,
 
     /// Write the signed receipt to FILE
     #[arg(long, value_name = "FILE")]
@@ -110,7 +132,23 @@ impl RunArgs {
         self.bounds.layer().over(self.key.limits.layer())
     }
 
-    fn plan(&self, settings: &Settings, command_name: String) -> Result<Plan, CommandError> {
+    /// What is to be rotated at the end.
+    fn rotation(&self, context: &Context<'_>) -> Result<Option<RotationOrder<'_>>, CommandError> {
+        let Some(file) = self.key.key.as_deref().filter(|_| self.rotate) else { return Ok(None) };
+        Ok(Some(RotationOrder {
+            file,
+            seal: self.seal.seal()?,
+            unlock: Unlock {
+                new_passphrase: self.seal.new_passphrase(),
+                ..self.key.unlock.unlock(context)
+            },
+            reason: self.rotate_reason.clone(),
+            degraded: context.settings().allow_degraded.value.clone(),
+        }))
+    }
+
+    fn plan(&self, context: &Context<'_>, command_name: String) -> Result<Plan, CommandError> {
+        let settings = context.settings();
         let path = |setting: &Option<Sourced<PathBuf>>| Some(setting.as_ref()?.value.clone());
         Ok(Plan {
             grants: Grants::new(settings.grants.value.clone()).map_err(GrantError)?,
@@ -118,7 +156,7 @@ impl RunArgs {
             kill_switch: path(&settings.kill_switch),
             output_dir: path(&settings.output_dir),
             command_name: Some(command_name),
-            ..self.key.plan(settings)
+            ..self.key.plan(context)
         })
     }
 }
@@ -130,12 +168,17 @@ impl RunArgs {
 /// Where there was no key for it, or the key's end could not be seen to.
 pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandError> {
     let existing = Existing::of_force(args.force);
+    if args.seal.is_named() && !args.rotate {
+        return Err(SealError.into());
+    }
+    // Before there is a key: what cannot be sealed to is no surprise at the end.
+    let order = args.rotation(context)?;
     for path in args.receipt.iter().chain(&args.evidence) {
         new_file::check(path, existing)?;
     }
     // Before there is a key: no key for a command that cannot be started.
     let command = CommandLine::resolve(&args.command, context.variables())?;
-    let plan = args.plan(context.settings(), command.name())?;
+    let plan = args.plan(context, command.name())?;
     args.key.source.warn(context);
     let launcher = context.launcher()?;
     let mut workload = launcher.start(plan)?;
@@ -144,8 +187,13 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         context.ui().say(&format!("evanesce: workload {id} signs with {key}"));
     }
     let (public_key, outcome) = (*workload.public_key(), workload.run(&command));
-    let ended = end(workload, &outcome)?;
+    let (ended, rotated) = end(&launcher, workload, &outcome, order.as_ref())?;
     let mut report = RunReport::new(public_key, outcome, &ended, args.quiet);
+    match rotated {
+        None => {}
+        Some(Ok(rotated)) => report.rotation = Some(HandoverReport::of(&rotated)),
+        Some(Err(error)) => report.fail(error.into(), Exit::Refused),
+    }
     if let Some(path) = &args.receipt {
         let text = serde_json::to_string(&ended.envelope).expect("an envelope is plain data");
         if let Err(error) = new_file::write(path, format!("{text}\n").as_bytes(), existing) {
@@ -165,13 +213,24 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
     Ok(report)
 }
 
-fn end(workload: Workload<'_>, outcome: &Result<CommandEnd, RunError>) -> Result<Ended, FateError> {
+fn end(
+    launcher: &Launcher,
+    workload: Workload<'_>,
+    outcome: &Result<CommandEnd, RunError>,
+    order: Option<&RotationOrder<'_>>,
+) -> Result<(Ended, Option<Result<Rotated, RotateError>>), FateError> {
     let id = workload.id().clone();
     let reason = match outcome {
         Ok(_) => EndReason::CommandEnded,
         Err(_) => EndReason::Failed,
     };
-    workload.end(reason).map_err(|source| FateError {
+    let ended = match order {
+        Some(order) => launcher
+            .end_rotated(workload, reason, order)
+            .map(|(ended, rotated)| (ended, Some(rotated))),
+        None => workload.end(reason).map(|ended| (ended, None)),
+    };
+    ended.map_err(|source| FateError {
         id,
         command: match outcome {
             Ok(end) => format!("the command {}", receipt_text::command_end(*end)),
@@ -191,6 +250,8 @@ pub struct RunReport {
     error: Option<ErrorRecord>,
     receipt: Receipt,
     receipt_row: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotation: Option<HandoverReport>,
     #[serde(skip)]
     exit: Exit,
     #[serde(skip)]
@@ -213,6 +274,7 @@ impl RunReport {
             error: None,
             receipt: ended.receipt.clone(),
             receipt_row: ended.row,
+            rotation: None,
             exit,
             quiet,
         };
@@ -247,6 +309,9 @@ impl Report for RunReport {
     fn talk(&self, err: &mut dyn Write) -> io::Result<()> {
         if !self.quiet || self.exit == Exit::Refused {
             receipt_text::write(&self.receipt, self.receipt_row, err)?;
+            if let Some(rotation) = &self.rotation {
+                rotation.render(err)?;
+            }
         }
         match (&self.error, self.command) {
             (Some(error), Some(end)) => {
@@ -272,6 +337,17 @@ fn exit_of(end: CommandEnd) -> Exit {
     match status.and_then(|status| u8::try_from(status).ok()) {
         Some(status) => Exit::Command(status),
         None => Exit::Refused,
+    }
+}
+
+/// Flags that say to whom a new key is sealed, without a new key.
+#[derive(Debug, thiserror::Error)]
+#[error("a new passphrase or recipient was named, and the key is not rotated")]
+struct SealError;
+
+impl Coded for SealError {
+    fn code(&self) -> &'static str {
+        "run.seal"
     }
 }
 

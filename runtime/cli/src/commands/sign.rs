@@ -101,7 +101,7 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
     }
     args.key.source.warn(context);
     let launcher = context.launcher()?;
-    let mut workload = launcher.start(args.plan(context.settings()))?;
+    let mut workload = launcher.start(args.plan(context))?;
     let signed = sign_all(&mut workload, &jobs);
     let ended = workload.end(match signed {
         Ok(_) => EndReason::CommandEnded,
@@ -139,13 +139,13 @@ impl SignArgs {
         self.key.limits.layer()
     }
 
-    fn plan(&self, settings: &Settings) -> Plan {
+    fn plan(&self, context: &Context<'_>) -> Plan {
         let grant = match self.digest {
             Some(_) => Grant::Digest,
             None => Grant::Sshsig { namespace: Some(self.namespace.clone()) },
         };
         let grants = Grants::new(vec![grant]).expect("one grant stands alone");
-        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan(settings) }
+        Plan { grants, command_name: Some("evanesce sign".into()), ..self.key.plan(context) }
     }
 
     /// Where the key's evidence goes: beside each file that is signed.
