@@ -17,7 +17,7 @@ pub(crate) fn appraise(checks: &mut Checks, statement: &[u8], profile: Profile) 
         checks.skip(NO_MACHINE);
         return None;
     }
-    let parts = read(statement);
+    let parts = Statement::read(statement);
     checks.check(
         rules::SOFTWARE_READABLE,
         parts.is_some(),
@@ -25,7 +25,7 @@ pub(crate) fn appraise(checks: &mut Checks, statement: &[u8], profile: Profile) 
         format!("{} {}", statement.len(), if parts.is_some() { "bytes" } else { "other bytes" }),
     );
     checks.skip(NO_MACHINE);
-    let (signed, key, report_data, signature) = parts?;
+    let Statement { signed, key, report_data, signature } = parts?;
     let holds = UnparsedPublicKey::new(&ED25519, key).verify(signed, signature).is_ok();
     checks.check(
         rules::SOFTWARE_SIGNATURE,
@@ -43,14 +43,22 @@ pub(crate) fn appraise(checks: &mut Checks, statement: &[u8], profile: Profile) 
     })
 }
 
-/// What is signed, key, REPORT_DATA, signature.
-fn read(statement: &[u8]) -> Option<(&[u8], &[u8; 32], &[u8; 64], &[u8; 64])> {
-    let rest = statement.strip_prefix(INSECURE_SOFTWARE_TAG)?;
-    let (key, rest) = rest.split_first_chunk()?;
-    let (report_data, rest) = rest.split_first_chunk()?;
-    let signature = rest.try_into().ok()?;
-    let signed = statement.get(..statement.len() - 64)?;
-    Some((signed, key, report_data, signature))
+/// The parts of a statement.
+struct Statement<'a> {
+    /// Everything before the signature.
+    signed: &'a [u8],
+    key: &'a [u8; 32],
+    report_data: &'a [u8; 64],
+    signature: &'a [u8; 64],
+}
+
+impl<'a> Statement<'a> {
+    fn read(statement: &'a [u8]) -> Option<Self> {
+        let (signed, signature) = statement.split_last_chunk()?;
+        let rest = signed.strip_prefix(INSECURE_SOFTWARE_TAG)?;
+        let (key, rest) = rest.split_first_chunk()?;
+        Some(Self { signed, key, report_data: rest.try_into().ok()?, signature })
+    }
 }
 
 #[cfg(test)]

@@ -229,9 +229,9 @@ pub fn by_result(
     if result.public_key != Some(*key) {
         return refuse(record, "the result is of another key".to_owned());
     }
-    if at < result.appraised_at || result.expires < at {
-        let (from, until) = (result.appraised_at, result.expires);
-        return refuse(record, format!("the result counts from {from} to {until}, not at {at}"));
+    if result.expires < at {
+        let until = result.expires;
+        return refuse(record, format!("the result counts until {until}, not at {at}"));
     }
     record.outcome = AttestationOutcome::Attested;
     record.reason =
@@ -250,6 +250,12 @@ pub fn by_result(
         "the evidence itself: the verifier's word was taken, which --policy would not".to_owned(),
         STAYED.to_owned(),
     ];
+    if at < result.appraised_at {
+        record.not_checked.push(format!(
+            "that the key was attested before it signed: the result is of {}",
+            result.appraised_at
+        ));
+    }
     record
         .not_checked
         .extend(result.not_checked.iter().map(|sentence| format!("by the verifier: {sentence}")));

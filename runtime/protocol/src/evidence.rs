@@ -493,9 +493,9 @@ mod tests {
     fn printed_nonces_and_keys_parse_to_what_was_printed_and_nothing_else_does() {
         let point = NotaryPoint::from_bytes([0xAB; 65]);
         assert_eq!(point.to_string().parse(), Ok(point));
-        assert!(point.to_string().to_uppercase().parse::<NotaryPoint>().is_err());
-        assert!("00".repeat(31).parse::<Nonce>().is_err());
-        assert!("AB".repeat(32).parse::<Nonce>().is_err());
-        assert!("ab".repeat(32).parse::<ReleaseKey>().is_err());
+        point.to_string().to_uppercase().parse::<NotaryPoint>().unwrap_err();
+        "00".repeat(31).parse::<Nonce>().unwrap_err();
+        "AB".repeat(32).parse::<Nonce>().unwrap_err();
+        "ab".repeat(32).parse::<ReleaseKey>().unwrap_err();
     }
 }
