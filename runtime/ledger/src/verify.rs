@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use serde::Serialize;
-use serde::de::IgnoredAny;
 
 use evanesce_protocol::{Digest, WorkloadId};
 
@@ -17,7 +16,9 @@ use crate::dsse::Envelope;
 use crate::life::{Lives, Step, Wrong, read};
 use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing};
 use crate::read::{ReadError, Reader};
-use crate::row::{CheckpointRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow, genesis};
+use crate::row::{
+    CheckpointRow, ClosedTornRow, Header, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow, genesis,
+};
 use crate::segment::{LineEnd, Position, Segment, Walk};
 use crate::shred::{LedgerHead, ShredReceipt};
 use crate::statement::{Predicate as _, Statement};
@@ -487,7 +488,7 @@ impl<'a> Audit<'a> {
             }
             "closed-torn-row" => {
                 self.verdict.warn(Warning::ClosedTornRow { row: header.seq });
-                read::<IgnoredAny>(line).map(drop)
+                read::<ClosedTornRow>(line).map(drop)
             }
             _ => {
                 let Some(ledger) = self.verdict.ledger else {
