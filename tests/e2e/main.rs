@@ -6,6 +6,7 @@
 
 mod architecture;
 mod bad_input;
+mod disk;
 mod ends;
 mod hostile;
 mod many;
