@@ -6,7 +6,9 @@ use std::io;
 
 use evanesce_ledger::checkpoint::{Checkpoint, LedgerId};
 use evanesce_ledger::row::CheckpointRow;
-use evanesce_ledger::{AppendError, Appended, Envelope, Event, Ledger, NewRow, Setup, Timestamp};
+use evanesce_ledger::{
+    AppendError, Appended, Envelope, Event, Ledger, NewRow, Predicate as _, Setup, Timestamp,
+};
 use evanesce_protocol::{PublicKey, WorkloadId};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::Serialize;

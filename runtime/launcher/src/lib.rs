@@ -55,6 +55,8 @@ pub mod scrub;
 mod shred;
 mod signals;
 mod stop;
+#[cfg(test)]
+mod test_process;
 mod trial;
 mod worker;
 mod worker_image;
@@ -75,4 +77,6 @@ pub use stop::{StopError, StoppedWorkload};
 pub use trial::{TrialError, try_cage};
 pub use worker::WorkerError;
 pub use worker_image::{ImageError, WorkerImage};
-pub use workload::{EndError, EndReason, Ended, KillSwitchError, StartError, Workload};
+pub use workload::{
+    EndError, EndReason, Ended, KillSwitchError, StartError, Workload, with_causes,
+};

@@ -14,7 +14,7 @@ use evanesce_ledger::receipt::{
     Apart, Cause, KeyFate, KeyRecord, LedgerSpan, Separation, Signatures, Software, Times,
 };
 use evanesce_ledger::row::{Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, Wiped};
-use evanesce_ledger::{AppendError, Appended, Envelope, Event, Receipt, Timestamp};
+use evanesce_ledger::{AppendError, Appended, Envelope, Event, Predicate as _, Receipt, Timestamp};
 use evanesce_protocol::channel::ReceiveError;
 use evanesce_protocol::control::{Serve, SignerOrder, SignerReport};
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
@@ -842,7 +842,7 @@ pub(crate) fn software() -> Software {
 }
 
 /// An error and its causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

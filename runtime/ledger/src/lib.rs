@@ -55,7 +55,7 @@ pub use read::{FoundReceipt, ReadError, Reader, Rows, SignedMatch};
 pub use receipt::Receipt;
 pub use row::{Event, NewRow, Row};
 pub use shred::ShredReceipt;
-pub use statement::Statement;
+pub use statement::{Predicate, Statement};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use verify::{
     BadRow, CheckpointFinding, Completeness, NotChecked, Outcome, Problem, SignatureCounts,

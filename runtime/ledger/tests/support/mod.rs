@@ -11,8 +11,8 @@ use evanesce_ledger::receipt::*;
 use evanesce_ledger::row::*;
 use evanesce_ledger::shred::*;
 use evanesce_ledger::{
-    AppendError, Appended, Envelope, Ledger, LedgerId, NotaryKey, P256Signature, Setup, Timestamp,
-    Verdict, VerifyOptions, verify,
+    AppendError, Appended, Envelope, Ledger, LedgerId, NotaryKey, P256Signature, Predicate as _,
+    Setup, Timestamp, Verdict, VerifyOptions, verify,
 };
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
