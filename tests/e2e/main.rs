@@ -7,8 +7,9 @@
 mod architecture;
 mod attestation;
 mod bad_input;
-mod degraded;
 mod custody;
+mod degraded;
+mod disk;
 mod ends;
 mod hostile;
 mod many;

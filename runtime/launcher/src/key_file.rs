@@ -274,7 +274,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (link, pipe) = (directory.path().join("link"), directory.path().join("pipe"));
         symlink(key_file(directory.path(), 119, 0o600), &link).unwrap();
-        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        rustix::fs::mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
 
         assert_eq!(open(&link).unwrap_err().code(), "key-file.open");
         assert_eq!(open(&pipe).unwrap_err().code(), "key-file.not-a-file");

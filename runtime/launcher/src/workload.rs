@@ -20,13 +20,11 @@ use evanesce_ledger::row::{
     Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, StatementRow, Wiped,
 };
 use evanesce_ledger::{
-    AppendError, Appended, Attestation, Attested, Envelope, Event, Receipt, SignatureRecord,
-    Timestamp,
+    AppendError, Appended, Attestation, Attested, Envelope, Event, Predicate as _, Receipt,
+    SignatureRecord, Timestamp,
 };
 use evanesce_protocol::channel::ReceiveError;
-use evanesce_protocol::control::{
-    Load, LoadSource, Serve, SignerOrder, SignerReport, Strength,
-};
+use evanesce_protocol::control::{Load, LoadSource, Serve, SignerOrder, SignerReport, Strength};
 use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::rotation::Handover;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
@@ -209,6 +207,7 @@ impl<'a> Workload<'a> {
                 // No key was ever within a client's reach: this row ends the workload.
                 let failed = Failed { code: error.code().to_owned(), message: with_causes(&error) };
                 launcher.append(&id, [Event::Failed(failed)])?;
+                drop(files);
                 claim.remove()?;
                 return Err(error);
             }
@@ -409,6 +408,8 @@ impl<'a> Workload<'a> {
         let envelope = receipt.clone().sign(id, |bytes| notary.sign(bytes)).map_err(Box::new)?;
         let row = Event::Receipt(ReceiptRow { envelope: envelope.clone() });
         let row = self.launcher.append(self.id(), [row])?.last;
+        // Whoever is killed after giving the claim up leaves nothing that nobody looks for.
+        drop(self.files);
         self.claim.remove()?;
         let evidence = self.evidence.map(|evidence| evidence.envelope);
         let ended = Ended { receipt, envelope, row, fate, evidence, records };
@@ -1020,7 +1021,7 @@ pub(crate) fn software() -> Software {
 }
 
 /// An error and its causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

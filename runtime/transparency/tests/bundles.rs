@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use ed25519_dalek::{Signer as _, SigningKey};
 use evanesce_ledger::record::{ArtifactRecord, Sha512Digest, SshSignature};
 use evanesce_ledger::row::{NotaryRow, StatementRow};
-use evanesce_ledger::{Envelope, Event, NewRow, Outcome, SignatureRecord};
+use evanesce_ledger::{Envelope, Event, NewRow, Outcome, Predicate as _, SignatureRecord};
 use evanesce_protocol::commitment::request_of_message;
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
 use evanesce_protocol::{Digest, KeyUse, PublicKey};

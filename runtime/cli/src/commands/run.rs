@@ -19,7 +19,7 @@ use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::key::rotate::HandoverReport;
 use crate::commands::key::secrets::SealArgs;
 use crate::commands::plan::{KeyArgs, flag_of_list};
-use crate::configuration::{Layer, Settings, Sourced};
+use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;

@@ -18,7 +18,7 @@ use crate::agent_client::AgentClient;
 use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::plan::KeyArgs;
 use crate::commands::run::UnprovenError;
-use crate::configuration::{Layer, Settings};
+use crate::configuration::Layer;
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
