@@ -121,7 +121,7 @@ impl<'a> Notary<'a> {
     ///
     /// [`NotaryError`] names the step.
     pub fn session(&self) -> Result<NotarySession, NotaryError> {
-        self.open().map(NotarySession::of)
+        self.open(NO_TERMS).map(NotarySession::of)
     }
 
     /// The notary's key; `None` where there is none yet.
