@@ -390,6 +390,10 @@ fn render_row(row: &Row, out: &mut dyn Write) -> io::Result<()> {
         }
         Event::Receipt(receipt) => receipt_summary(&receipt.envelope),
         Event::Shredded(shredded) => shred_summary(&shredded.envelope),
+        Event::Attested(attested) => {
+            let found = &attested.attestation;
+            format!("evidence={} provider={}", found.evidence, found.provider)
+        }
         Event::Checkpoint(_) => String::new(),
         Event::Notary(notary) => notary.key_id.to_string(),
         _ => members(&event),
