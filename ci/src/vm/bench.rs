@@ -259,4 +259,4 @@ pub(crate) const GUEST: &str = "/payload/evanesce-guest";
 
 const RUN: &[&str] = &[EVANESCE, "run", "--quiet", "--workload-id"];
 
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);

@@ -78,6 +78,11 @@ impl Guest {
         }
     }
 
+    /// Stops processes.
+    pub(crate) fn stop(&mut self, pids: &[u32]) -> Result<(), VmError> {
+        self.strike(pids, &[], Death::Kill).map(drop)
+    }
+
     /// Lets stopped processes go on.
     pub(crate) fn let_go_on(&mut self, pids: &[u32]) -> Result<(), VmError> {
         self.do_it(&Order::Continue { pids: pids.to_vec() })
@@ -169,13 +174,13 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 /// For what the guest's own program does.
-const SHORT: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_secs(60);
 
 /// For a program's first line: on an emulated processor a start takes seconds.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 
 /// For a program's whole run.
-const PROGRAM: Duration = Duration::from_secs(60);
+const PROGRAM: Duration = Duration::from_secs(180);
 
 /// For the way there and back.
 const GRACE: Duration = Duration::from_secs(5);

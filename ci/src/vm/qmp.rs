@@ -75,7 +75,7 @@ impl Qmp {
 }
 
 /// A dump of all memory is one command.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_secs(180);
 
 /// A timeout of zero would be none.
 const LEAST_WAIT: Duration = Duration::from_millis(1);

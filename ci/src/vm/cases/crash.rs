@@ -14,7 +14,7 @@ pub(crate) fn kernel_crash(bench: &mut Bench) -> Result<(), VmError> {
         "--load-panic",
         "/payload/vmlinuz",
         "--initrd=/payload/initrd",
-        "--append=console=ttyS0 quiet reset_devices nr_cpus=1 panic=10",
+        "--append=console=ttyS0 quiet no_timer_check reset_devices nr_cpus=1 panic=10",
     ])?;
     bench.machine.guest.crash()?;
     bench.machine.await_power_off()?;

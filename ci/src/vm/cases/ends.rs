@@ -24,9 +24,16 @@ pub(crate) fn orderly(bench: &mut Bench) -> Result<(), VmError> {
 /// Twenty workers that all sign, and are all killed at the same moment.
 pub(crate) fn killed_in_mid_signature(bench: &mut Bench) -> Result<(), VmError> {
     let case = "20 workers in mid-signature; SIGKILL";
-    let workloads: Vec<_> = (0..KILLED)
-        .map(|index| bench.start(&format!("killed-{index}"), 0))
-        .collect::<Result<_, _>>()?;
+    let mut workloads = Vec::new();
+    for index in 0..KILLED {
+        let workload = bench.start(&format!("killed-{index}"), 0)?;
+        // The next one is to start on an idle processor.
+        bench.machine.guest.stop(&[workload.command])?;
+        workloads.push(workload);
+    }
+    let commands: Vec<_> = workloads.iter().map(|workload| workload.command).collect();
+    bench.machine.guest.let_go_on(&commands)?;
+    bench.machine.guest.output(&["/bin/sleep", "1"])?;
     let interrupted = strike(bench, case, &workloads, Death::Kill)?;
     if (interrupted as usize) < KILLED / 2 {
         bench.fault(format!("only {interrupted} workers were at work when they were killed"));
