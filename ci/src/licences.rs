@@ -10,6 +10,7 @@ const ALLOWED: &[&str] = &[
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-3-Clause",
+    "CDLA-Permissive-2.0", // data: Mozilla's list of certificate authorities
     "ISC",
     "MIT",
     "Unicode-3.0",
