@@ -23,6 +23,13 @@ CHECKPOINT = "https://evanesce.dev/ledger-checkpoint/v1"
 SHRED = "https://evanesce.dev/shred-receipt/v1"
 ROTATION = "https://evanesce.dev/notary-rotation/v1"
 KEY_ROTATION = "https://evanesce.dev/key-rotation/v1"
+MEMBERS = {
+    "caged": ("worker_pid", "checks", "degraded"),
+    "certified": ("certificate", "notary", "valid_before"),
+    "wiped": ("regions", "bytes"),
+    "failed": ("code", "message"),
+    "closed-torn-row": ("bytes", "digest"),
+}
 
 
 class Bad(Exception):
@@ -143,6 +150,7 @@ class Audit:
         begins = ("opened" if seq == 1 else "segment") if first_line else None
         need(event == begins if first_line or event in ("opened", "segment") else True, "segment")
         life = self.open.get(workload)
+        need(all(name in row for name in MEMBERS.get(event, ())), "parse")
         if event == "opened":
             self.ledger = row["ledger"]
         elif event == "notary":

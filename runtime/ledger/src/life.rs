@@ -12,7 +12,10 @@ use crate::attestation::{Attestation, Attested};
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
 use crate::receipt::{KeyRecord, LedgerSpan, Receipt, Signatures};
-use crate::row::{Header, Loaded, REQUESTS_PER_ROW_MAX, ReceiptRow, Signed, Started};
+use crate::row::{
+    Caged, Certified, Failed, Header, Loaded, REQUESTS_PER_ROW_MAX, ReceiptRow, Signed, Started,
+    Wiped,
+};
 use crate::statement::{Predicate as _, STATEMENT_TYPE, Subject};
 use crate::timestamp::Timestamp;
 use crate::verify::Problem;
@@ -103,7 +106,7 @@ impl Lives {
                 "started" | "loaded" | "signed" | "receipt" => {
                     Err(Wrong::new(Problem::NoWorkload, "a workload's id", "none"))
                 }
-                _ => read::<IgnoredAny>(line).map(|_| Step::Other),
+                event => has_members(event, line).map(|()| Step::Other),
             };
         };
         match header.event {
@@ -117,13 +120,13 @@ impl Lives {
                 }
             }
             "wiped" => {
-                read::<IgnoredAny>(line)?;
+                read::<Wiped>(line)?;
                 if let Some(life) = self.open.get_mut(workload) {
                     life.wiped = true;
                 }
             }
             "failed" => {
-                read::<IgnoredAny>(line)?;
+                read::<Failed>(line)?;
                 if self.open.get(workload).is_some_and(|life| life.loaded.is_none()) {
                     self.open.remove(workload);
                 }
@@ -137,9 +140,7 @@ impl Lives {
                 checked?;
                 return Ok(Step::Receipt { envelope, covers });
             }
-            _ => {
-                read::<IgnoredAny>(line)?;
-            }
+            event => has_members(event, line)?,
         }
         if let Some(life) = self.open.get_mut(workload) {
             (life.last, life.head) = (header.seq, digest);
@@ -301,6 +302,18 @@ struct PredicateEssence {
     attestation: Option<Attestation>,
     signatures: Signatures,
     ledger: LedgerSpan,
+}
+
+/// Checks that an event of which nothing follows has its members. One of a later version has
+/// members that are not known here.
+fn has_members(event: &str, line: &str) -> Result<(), Wrong> {
+    match event {
+        "caged" => read::<Caged>(line).map(drop),
+        "certified" => read::<Certified>(line).map(drop),
+        "wiped" => read::<Wiped>(line).map(drop),
+        "failed" => read::<Failed>(line).map(drop),
+        _ => read::<IgnoredAny>(line).map(drop),
+    }
 }
 
 pub(crate) fn read<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Wrong> {

@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use serde::Serialize;
-use serde::de::IgnoredAny;
 
 use evanesce_protocol::{Digest, WorkloadId};
 
@@ -19,8 +18,8 @@ use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing}
 use crate::read::{ReadError, Reader};
 use crate::rotation::KeyRotation;
 use crate::row::{
-    CheckpointRow, Header, KeyRotatedRow, NotaryRow, Opened, ROW_BYTES_MAX, ShreddedRow,
-    StatementRow, genesis,
+    CheckpointRow, ClosedTornRow, Header, KeyRotatedRow, NotaryRow, Opened, ROW_BYTES_MAX,
+    ShreddedRow, StatementRow, genesis,
 };
 use crate::segment::{LineEnd, Position, Segment, Walk};
 use crate::shred::{LedgerHead, ShredReceipt};
@@ -504,7 +503,7 @@ impl<'a> Audit<'a> {
             }
             "closed-torn-row" => {
                 self.verdict.warn(Warning::ClosedTornRow { row: header.seq });
-                read::<IgnoredAny>(line).map(drop)
+                read::<ClosedTornRow>(line).map(drop)
             }
             _ => match self.follow(header, line, digest)? {
                 Step::Other => Ok(()),

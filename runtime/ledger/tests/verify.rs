@@ -503,6 +503,30 @@ fn an_event_of_a_later_version_is_chained_and_not_refused() {
     assert_eq!((verdict.outcome, verdict.rows), (Outcome::Trusted, 10));
 }
 
+/// The chain holds whatever a row says; that it says what its event says is checked as well.
+#[test]
+fn a_chained_row_that_lacks_a_member_of_its_event_is_named() {
+    for members in [
+        r#""workload":"w-9","event":"caged","worker_pid":1,"checks":[]"#,
+        r#""workload":"w-9","event":"certified","certificate":"none""#,
+        r#""workload":"w-9","event":"wiped","regioms":3,"bytes":1"#,
+        r#""workload":"w-9","event":"failed","code":"a.b""#,
+        r#""event":"failed","message":"a""#,
+        r#""event":"closed-torn-row","bytes":1"#,
+    ] {
+        let fixture = Fixture::new();
+        let mut changed = fixture.lines();
+        let head = evanesce_protocol::Digest::of(changed[8].trim_ascii_end());
+        let row = format!("{{\"seq\":10,\"prev\":\"{head}\",\"at\":\"{}\",{members}}}\n", at(3));
+        changed.push(row.into_bytes());
+        fixture.put(&changed);
+
+        let bad = fixture.audit().first_bad_row.unwrap();
+
+        assert_eq!((bad.seq, bad.problem), (10, Problem::Parse), "{members}: {bad}");
+    }
+}
+
 #[test]
 fn a_clock_that_was_set_back_is_only_warned_of() {
     let fixture = Fixture::new();
