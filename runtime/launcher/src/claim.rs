@@ -195,6 +195,24 @@ pub(crate) fn abandoned(workloads: &Path) -> Result<Vec<HeldClaim>, ClaimError> 
     Ok(abandoned)
 }
 
+/// Removes what launchers left that were killed while they made a claim or gave one up.
+pub(crate) fn sweep(workloads: &Path) -> Result<(), ClaimError> {
+    let fail = |source| ClaimError::Io { step: "cleared", source };
+    for entry in fs::read_dir(workloads).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        let (name, path) = (entry.file_name(), entry.path());
+        let worker = name.to_str().and_then(|name| name.strip_prefix(NEW_PREFIX)?.parse().ok());
+        match worker {
+            // A claim in the making is of a worker that is there.
+            Some(worker) if process::start_time(worker).is_none() => remove(&path).map_err(fail)?,
+            Some(_) => {}
+            // Empty once the claim is gone; one that is not stays.
+            None => fs::remove_dir(path).unwrap_or(()),
+        }
+    }
+    Ok(())
+}
+
 /// The workloads whose launchers live, oldest first.
 pub(crate) fn list(workloads: &Path) -> Result<Vec<Listed>, ClaimError> {
     let fail = |source| ClaimError::Io { step: "read", source };
@@ -318,6 +336,29 @@ const CLAIM_BYTES_MAX: u64 = 64 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_left_of_claims_in_the_making_or_given_up_is_swept_and_nothing_else() {
+        // Given a claim that is held, one that is made for a living worker, one for a worker that
+        // is gone, and one whose launcher died between removing file and directory,
+        let workloads = tempfile::tempdir().unwrap();
+        let path = |name: &str| workloads.path().join(name);
+        let held = HeldClaim::create(workloads.path(), claim("held")).unwrap();
+        let living = path(&format!("{NEW_PREFIX}{}", std::process::id()));
+        let dead = path(&format!("{NEW_PREFIX}999999999"));
+        for directory in [&living, &dead, &path("given-up")] {
+            fs::create_dir(directory).unwrap();
+        }
+        fs::write(dead.join(CLAIM), "{").unwrap();
+
+        // When it is swept, then the first two stay.
+        sweep(workloads.path()).unwrap();
+
+        let left: Vec<_> =
+            fs::read_dir(workloads.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+        assert!(living.exists() && held.directory.join(CLAIM).exists());
+    }
 
     fn claim(id: &str) -> Claim {
         Claim {

@@ -184,7 +184,9 @@ pub(crate) fn await_orphan(name: &ProcessName, timeout: Duration) -> io::Result<
         Err(errno) => return Err(errno.into()),
     };
     // Asked while the pidfd holds the number: it is this process that is waited for, or none.
-    if !name.exists()? || is_readable_within(pidfd.as_fd(), timeout)? {
+    // One that its launcher had stopped to overwrite it cannot end by itself.
+    let patience = if is_stopped(name.pid) { Duration::ZERO } else { timeout };
+    if !name.exists()? || is_readable_within(pidfd.as_fd(), patience)? {
         return gone;
     }
     match pidfd_send_signal(&pidfd, Signal::KILL) {
@@ -220,6 +222,13 @@ pub(crate) fn is_readable_within(
 pub(crate) fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     Stat::from_read(stat.as_slice()).ok().map(|stat| stat.starttime)
+}
+
+/// Whether a process is stopped by a signal.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok();
+    stat.and_then(|stat| Stat::from_read(stat.as_slice()).ok())
+        .is_some_and(|stat| stat.state == 'T')
 }
 
 /// The kernel's id for this boot.

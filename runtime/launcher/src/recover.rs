@@ -39,6 +39,7 @@ pub struct Recovered {
 }
 
 pub(crate) fn recover(launcher: &Launcher) -> Result<Vec<Recovered>, RecoverError> {
+    claim::sweep(&launcher.installation.workloads())?;
     let abandoned = claim::abandoned(&launcher.installation.workloads())?;
     if abandoned.is_empty() {
         return Ok(Vec::new());

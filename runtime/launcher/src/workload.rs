@@ -209,6 +209,7 @@ impl<'a> Workload<'a> {
                 // No key was ever within a client's reach: this row ends the workload.
                 let failed = Failed { code: error.code().to_owned(), message: with_causes(&error) };
                 launcher.append(&id, [Event::Failed(failed)])?;
+                drop(files);
                 claim.remove()?;
                 return Err(error);
             }
@@ -409,6 +410,8 @@ impl<'a> Workload<'a> {
         let envelope = receipt.clone().sign(id, |bytes| notary.sign(bytes)).map_err(Box::new)?;
         let row = Event::Receipt(ReceiptRow { envelope: envelope.clone() });
         let row = self.launcher.append(self.id(), [row])?.last;
+        // Whoever is killed after giving the claim up leaves nothing that nobody looks for.
+        drop(self.files);
         self.claim.remove()?;
         let evidence = self.evidence.map(|evidence| evidence.envelope);
         let ended = Ended { receipt, envelope, row, fate, evidence, records };
