@@ -9,6 +9,7 @@ mod attestation;
 mod bad_input;
 mod degraded;
 mod custody;
+mod disk;
 mod ends;
 mod hostile;
 mod many;

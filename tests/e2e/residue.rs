@@ -6,9 +6,9 @@
 //! not searched.
 
 use std::collections::BTreeSet;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -377,12 +377,7 @@ fn status(pid: u32, field: &str) -> String {
 fn build_with(feature: &str) -> PathBuf {
     let builds = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let target = builds.join("mutants");
-    let (workers, shared) = (target.join("worker-build"), builds.join("worker-build"));
-    if !workers.exists() && shared.exists() {
-        // What the worker is made of is long compiled there.
-        fs::create_dir_all(&target).unwrap();
-        symlink(shared, workers).unwrap();
-    }
+    take_over_worker_builds(&builds.join("worker-build"), &target.join("worker-build"));
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--locked", "-p", "evanesce-tests", "--bin", PROGRAM_NAME])
         .arg("--target-dir")
@@ -393,6 +388,27 @@ fn build_with(feature: &str) -> PathBuf {
         .unwrap();
     assert!(built.success());
     target.join("debug").join(PROGRAM_NAME)
+}
+
+/// Copies what the worker is made of, which is long compiled in `shared`, to where mutants are built.
+/// A mutant is never built in `shared` itself: another build would embed it.
+fn take_over_worker_builds(shared: &Path, own: &Path) {
+    if own.is_symlink() {
+        fs::remove_file(own).unwrap();
+    }
+    let profile = shared.join("worker");
+    let Ok(lock) = File::open(profile.join(".cargo-lock")) else { return };
+    if own.exists() {
+        return;
+    }
+    // Cargo holds this lock while it builds there.
+    lock.lock_shared().unwrap();
+    let copied = own.with_extension("copying");
+    fs::create_dir_all(&copied).unwrap();
+    let mut copy = Command::new("cp");
+    copy.arg("--archive").arg(&profile).arg(&copied);
+    output(copy).expect_status(0);
+    fs::rename(&copied, own).unwrap();
 }
 
 #[track_caller]
