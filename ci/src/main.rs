@@ -3,9 +3,15 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod fuzz;
+mod kills;
+mod licences;
+mod packages;
 mod programs;
 mod readme;
+mod reproduce;
 mod residue;
+mod sbom;
 mod signer;
 mod vm;
 
@@ -20,8 +26,12 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     Bench(bench::BenchArgs),
+    Fuzz(fuzz::FuzzArgs),
+    Kills(kills::KillsArgs),
     Readme(readme::ReadmeArgs),
+    Reproduce(reproduce::ReproduceArgs),
     Residue(residue::ResidueArgs),
+    Sbom(sbom::SbomArgs),
     Signer(signer::SignerArgs),
     Vm(vm::VmArgs),
 }
@@ -31,8 +41,12 @@ impl Task {
     fn run(&self) -> Result<(Box<dyn Display>, ExitCode), Box<dyn Error>> {
         let report: Box<dyn Display> = match self {
             Self::Bench(args) => Box::new(bench::run(args)?),
+            Self::Fuzz(args) => Box::new(fuzz::run(args)?),
+            Self::Kills(args) => Box::new(kills::run(args)?),
             Self::Readme(args) => Box::new(readme::run(args)?),
+            Self::Reproduce(args) => Box::new(reproduce::run(args)?),
             Self::Residue(args) => Box::new(residue::run(args)?),
+            Self::Sbom(args) => Box::new(sbom::run(args)?),
             Self::Signer(args) => Box::new(signer::run(args)?),
             Self::Vm(args) => {
                 let report = vm::run(args)?;

@@ -11,9 +11,10 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
+
+mod worker_build;
 
 fn main() {
     let out = PathBuf::from(required("OUT_DIR"));
@@ -52,60 +53,13 @@ fn embed(workspace: &Path, target: &Path, out: &Path, name: &str, features: Opti
 
 /// Runs the inner cargo and returns the executable's path.
 fn build(workspace: &Path, target: &Path, package: &str, features: Option<&str>) -> PathBuf {
-    let mut cargo = Command::new(required("CARGO"));
-    cargo
-        .current_dir(workspace)
-        .args(["build", "--quiet", "--package", package, "--bin", package])
-        .args(["--profile", PROFILE, "--target-dir"])
-        .arg(target);
+    let mut cargo = worker_build::command(&required("CARGO"), workspace, target, package);
     if let Some(features) = features {
         cargo.args(["--features", features]);
     }
-    if workspace.join("Cargo.lock").exists() {
-        cargo.arg("--locked");
-    }
-    for (name, _) in env::vars_os().filter(|(name, _)| !is_kept(name)) {
-        cargo.env_remove(name);
-    }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(workspace));
-
     let status = cargo.status().expect("cargo can be run: it is running this script");
     assert!(status.success(), "{package} could not be built: {status}");
-    target.join(PROFILE).join(package)
-}
-
-/// Flags that keep this machine's paths out of the worker, as `CARGO_ENCODED_RUSTFLAGS` wants them.
-fn remapped_paths(workspace: &Path) -> OsString {
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")));
-    let mut flags = OsString::new();
-    for (path, name) in [(Some(workspace.to_owned()), "/evanesce"), (home, "/cargo")] {
-        let Some(path) = path else { continue };
-        if !flags.is_empty() {
-            flags.push("\u{1f}");
-        }
-        flags.push("--remap-path-prefix=");
-        flags.push(path);
-        flags.push("=");
-        flags.push(name);
-    }
-    flags
-}
-
-/// Whether the inner cargo sees this variable. Cargo's and rustc's settings stay out, but for where
-/// the registry is, whether there is a network, and the jobserver, so that both share the cores.
-fn is_kept(name: &OsStr) -> bool {
-    let Some(name) = name.to_str() else { return true };
-    let kept = ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_MAKEFLAGS"].contains(&name)
-        || name.starts_with("CARGO_HTTP_")
-        || name.starts_with("CARGO_REGISTRIES_");
-    let compiler = name.starts_with("CARGO")
-        || name.starts_with("RUSTC")
-        || name.starts_with("RUSTDOC")
-        || name == "RUSTFLAGS"
-        || COMMON_TO_BUILD_SCRIPTS.contains(&name);
-    kept || !compiler
+    worker_build::program(target, package)
 }
 
 /// One directory for the worker's builds beside all profiles of the outer build, which is not
@@ -135,13 +89,7 @@ fn required(name: &str) -> OsString {
     env::var_os(name).unwrap_or_else(|| panic!("cargo sets {name} for build scripts"))
 }
 
-const PROFILE: &str = "worker";
 const SIGNER_MODULE: &str = "wasm-signer/signer.wasm";
 
 /// What worker and attester are made of, from the workspace's root.
 const INPUTS: &[&str] = &["enclave", "runtime/protocol", "wasm-signer", "Cargo.toml", "Cargo.lock"];
-
-/// Set by cargo for build scripts without a prefix of its own; they would leak into the inner
-/// build's scripts where those look for them.
-const COMMON_TO_BUILD_SCRIPTS: &[&str] =
-    &["OUT_DIR", "TARGET", "HOST", "NUM_JOBS", "OPT_LEVEL", "PROFILE", "DEBUG", "LD_LIBRARY_PATH"];

@@ -7,8 +7,8 @@
 mod architecture;
 mod attestation;
 mod bad_input;
-mod degraded;
 mod custody;
+mod degraded;
 mod disk;
 mod ends;
 mod hostile;

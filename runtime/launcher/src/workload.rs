@@ -24,9 +24,7 @@ use evanesce_ledger::{
     Timestamp,
 };
 use evanesce_protocol::channel::ReceiveError;
-use evanesce_protocol::control::{
-    Load, LoadSource, Serve, SignerOrder, SignerReport, Strength,
-};
+use evanesce_protocol::control::{Load, LoadSource, Serve, SignerOrder, SignerReport, Strength};
 use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::rotation::Handover;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};

@@ -9,8 +9,8 @@ use evanesce_protocol::evidence::Nonce;
 
 use crate::commands::attest::collect::SourceArgs;
 use crate::commands::attest::input::parse_nonce;
-use crate::configuration::{Layer, Settings, Sourced};
 use crate::commands::key::secrets::UnlockArgs;
+use crate::configuration::{Layer, Settings, Sourced};
 use crate::context::Context;
 use crate::files::parse_duration;
 
