@@ -54,7 +54,12 @@ def unbase64(text):
 def parse(text):
     def refuse(constant):
         raise ValueError(constant)
-    return json.loads(text.decode("utf-8"), parse_constant=refuse)
+
+    def once(members):
+        if len(dict(members)) != len(members):
+            raise ValueError("a member that comes twice")
+        return dict(members)
+    return json.loads(text.decode("utf-8"), parse_constant=refuse, object_pairs_hook=once)
 
 
 def header(line):

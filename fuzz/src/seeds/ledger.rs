@@ -6,7 +6,7 @@ use std::path::Path;
 
 use evanesce_ledger::row::{CheckpointRow, NotaryRow};
 use evanesce_ledger::shred::{LeftPages, ShredFate};
-use evanesce_ledger::{Checkpoint, Event, Ledger, NewRow, Setup};
+use evanesce_ledger::{Checkpoint, Event, Ledger, NewRow, Predicate as _, Setup};
 
 use super::support::{
     LEDGER, Life, TestNotary, append_shredded, at, open, segments, setup, small_ledger,

@@ -8,7 +8,8 @@ use evanesce_evidence::EvidenceEnvelope;
 use evanesce_ledger::checkpoint::{Checkpoint, LedgerId};
 use evanesce_ledger::row::CheckpointRow;
 use evanesce_ledger::{
-    AppendError, Appended, AttestationResult, Envelope, Event, Ledger, NewRow, Setup, Timestamp,
+    AppendError, Appended, AttestationResult, Envelope, Event, Ledger, NewRow, Predicate as _,
+    Setup, Timestamp,
 };
 use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::{PublicKey, WorkloadId};

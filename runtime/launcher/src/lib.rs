@@ -60,6 +60,8 @@ mod secrets;
 mod shred;
 mod signals;
 mod stop;
+#[cfg(test)]
+mod test_process;
 mod trial;
 mod worker;
 mod worker_image;
@@ -87,4 +89,5 @@ pub use worker::{LoadError, WorkerError};
 pub use worker_image::{ImageError, WorkerImage};
 pub use workload::{
     EndError, EndReason, Ended, KillSwitchError, Recorded, SignedFile, StartError, Workload,
+    with_causes,
 };

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use evanesce_ledger::receipt::{Cause, KeyFate, KeyRecord, Signatures, Times};
 use evanesce_ledger::row::{Failed, ReceiptRow};
-use evanesce_ledger::{AppendError, Event, OpenWorkload, ReadError, Reader, Receipt};
+use evanesce_ledger::{
+    AppendError, Event, OpenWorkload, Predicate as _, ReadError, Reader, Receipt,
+};
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::control::Backing;

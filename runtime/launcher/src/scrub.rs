@@ -234,25 +234,10 @@ pub(crate) const PAGE_SWAPPED: u64 = 1 << 62;
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader};
-    use std::process::{Command, Stdio};
+    use std::process::Command;
 
     use super::*;
-
-    /// A shell that holds a known text in a variable, and says when it does.
-    fn holder_of_a_secret() -> (std::process::Child, u32) {
-        let mut child = Command::new("bash")
-            .args(["-c", "secret=$(printf 'attack-at-%s' dawn); echo ready; read -r _"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        let pid = child.id();
-        (child, pid)
-    }
+    use crate::test_process::{SECRET, holder_of_a_secret};
 
     fn private_memory_holds(pid: u32, text: &[u8]) -> bool {
         let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
@@ -273,8 +258,9 @@ mod tests {
     #[test]
     fn what_a_stopped_process_held_is_overwritten_and_read_back() {
         // Given a process with a known text in its heap, which a scan finds,
-        let (mut child, pid) = holder_of_a_secret();
-        assert!(private_memory_holds(pid, b"attack-at-dawn"));
+        let mut child = holder_of_a_secret();
+        let pid = child.id();
+        assert!(private_memory_holds(pid, SECRET));
 
         // When it is stopped and overwritten,
         let pidfd = rustix::process::pidfd_open(
@@ -286,7 +272,7 @@ mod tests {
         let overwritten = overwrite(&mut process).unwrap();
 
         // Then the same scan finds nothing, and the count says how much was done.
-        assert!(!private_memory_holds(pid, b"attack-at-dawn"));
+        assert!(!private_memory_holds(pid, SECRET));
         assert!(overwritten.bytes() >= 64 * 1024, "{overwritten:?}");
         process.kill(std::time::Duration::from_secs(5)).unwrap();
         assert!(child.wait().is_err(), "the process was reaped through its pidfd");

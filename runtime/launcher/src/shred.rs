@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use evanesce_ledger::receipt::{Claim, Known, Observer, ScrubStatement, Separation, Unproven};
 use evanesce_ledger::row::ShreddedRow;
 use evanesce_ledger::shred::{LedgerHead, LeftPages, ShredFate, ShredTimes, ShreddedProcess};
-use evanesce_ledger::{AppendError, Envelope, Event, ShredReceipt};
+use evanesce_ledger::{AppendError, Envelope, Event, Predicate as _, ShredReceipt};
 use procfs::process::{
     MMPermissions, MMapPath, MemoryMap, MemoryMaps, ProcState, Stat, Status, VmFlags,
 };
@@ -506,24 +506,10 @@ const PAGE_EXCLUSIVE: u64 = 1 << 56;
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader};
-    use std::process::{Child, Command, Stdio};
+    use std::process::{Child, Command};
 
     use super::*;
-
-    /// A program that says when it is ready, and waits.
-    fn ready(program: &str, arguments: &[&str]) -> Child {
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        child
-    }
+    use crate::test_process::{SECRET, holder_of_a_secret, ready};
 
     /// Stops it, overwrites it, and looks for a text before and after; then kills it.
     fn overwrite(mut child: Child, text: &[u8]) -> (Overwritten, bool, bool) {
@@ -552,9 +538,7 @@ mod tests {
 
     #[test]
     fn of_a_process_that_shares_nothing_nothing_is_left() {
-        let hold = "secret=$(printf 'attack-at-%s' dawn); echo ready; read -r _";
-
-        let (done, before, after) = overwrite(ready("bash", &["-c", hold]), b"attack-at-dawn");
+        let (done, before, after) = overwrite(holder_of_a_secret(), SECRET);
 
         assert!(before && !after, "found before: {before}, after: {after}");
         assert_eq!(done.left, LeftPages::default());
@@ -567,7 +551,7 @@ mod tests {
         let hold =
             "exec 3<&0; secret=$(printf 'attack-at-%s' dawn); (read -r _ <&3) & echo ready; wait";
 
-        let (done, before, after) = overwrite(ready("bash", &["-c", hold]), b"attack-at-dawn");
+        let (done, before, after) = overwrite(ready("bash", &["-c", hold]), SECRET);
 
         assert!(before && !after, "the parent's own copy is overwritten all the same");
         assert!(done.left.copy_on_write > 0, "{done:?}");

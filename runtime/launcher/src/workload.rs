@@ -20,8 +20,8 @@ use evanesce_ledger::row::{
     Caged, Certified, Failed, Loaded, ReceiptRow, Spawn, Started, StatementRow, Wiped,
 };
 use evanesce_ledger::{
-    AppendError, Appended, Attestation, Attested, Envelope, Event, Receipt, SignatureRecord,
-    Timestamp,
+    AppendError, Appended, Attestation, Attested, Envelope, Event, Predicate as _, Receipt,
+    SignatureRecord, Timestamp,
 };
 use evanesce_protocol::channel::ReceiveError;
 use evanesce_protocol::control::{Load, LoadSource, Serve, SignerOrder, SignerReport, Strength};
@@ -1021,7 +1021,7 @@ pub(crate) fn software() -> Software {
 }
 
 /// An error and its causes in one line.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

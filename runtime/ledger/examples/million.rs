@@ -5,19 +5,18 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
+#[path = "../tests/support/arguments.rs"]
+mod arguments;
 #[expect(dead_code, reason = "the tests' helpers, of which this uses a part")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Instant;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().expect("name a directory"));
-    let mut number = |usual| arguments.next().map_or(usual, |text| text.parse().expect("a number"));
-    let (rows, signed) = (number(1_000_000_u64), number(1000_u64));
+    let (dir, mut arguments) = arguments::Arguments::of_process();
+    let (rows, signed) = (arguments.number_or(1_000_000), arguments.number_or(1000));
     let notary = support::TestNotary::new(1);
     if !dir.exists() {
         let mut ledger = support::small_ledger(&dir, &notary);

@@ -5,19 +5,18 @@
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
+#[path = "../tests/support/arguments.rs"]
+mod arguments;
 #[expect(dead_code, reason = "the tests' helpers, of which this uses a part")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::Instant;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().expect("name a directory"));
-    let mut number = |usual| arguments.next().map_or(usual, |text| text.parse().expect("a number"));
-    let (writers, each) = (number(32_u32), number(50_u32));
+    let (dir, mut arguments) = arguments::Arguments::of_process();
+    let (writers, each) = (arguments.number_or(32_u32), arguments.number_or(50_u32));
 
     let start = Instant::now();
     thread::scope(|scope| {

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use evanesce_protocol::Digest;
 
-use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, P256Signature};
-use crate::statement::{Predicate, Statement, Subject};
+use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
 /// Names one ledger, by 32 random bytes made with it. Printed as 64 lower-case hexadecimal digits.
@@ -92,20 +90,5 @@ impl Predicate for Checkpoint {
 
     fn subject(&self) -> Subject {
         Subject::new(format!("ledger {}", self.ledger), self.head)
-    }
-}
-
-impl Checkpoint {
-    /// Has the checkpoint signed by the notary.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
     }
 }

@@ -62,7 +62,7 @@ pub use receipt::Receipt;
 pub use record::SignatureRecord;
 pub use row::{Event, NewRow, Row};
 pub use shred::ShredReceipt;
-pub use statement::Statement;
+pub use statement::{Predicate, Statement};
 pub use timestamp::{ParseTimestampError, Timestamp};
 pub use verify::{
     BadRow, CheckpointFinding, Completeness, NotChecked, Outcome, Problem, SignatureCounts,

@@ -9,9 +9,7 @@ use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 
 use crate::attestation::Attestation;
 use crate::checkpoint::LedgerId;
-use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, P256Signature};
-use crate::statement::{Predicate, Statement, Subject};
+use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
 /// The end of one workload's key, as the notary signs it.
@@ -56,21 +54,6 @@ impl Predicate for Receipt {
 
     fn subject(&self) -> Subject {
         Subject::new(self.workload.as_str(), self.key.public_key.digest())
-    }
-}
-
-impl Receipt {
-    /// Has the receipt signed by the notary.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
     }
 }
 

@@ -6,10 +6,8 @@ use serde::{Deserialize, Serialize};
 use evanesce_protocol::Digest;
 
 use crate::checkpoint::LedgerId;
-use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, P256Signature};
 use crate::receipt::{HostFacts, ScrubStatement, Separation, Unproven};
-use crate::statement::{Predicate, Statement, Subject};
+use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
 /// The end of one process, as the notary signs it.
@@ -57,19 +55,6 @@ impl Predicate for ShredReceipt {
 }
 
 impl ShredReceipt {
-    /// Has the receipt signed by the notary.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
-    }
-
     /// Whether the fate is the one that the counts allow.
     pub fn is_consistent(&self) -> bool {
         self.fate == ShredFate::of(&self.left, &self.unproven)

@@ -19,6 +19,20 @@ pub trait Predicate: Serialize + DeserializeOwned {
 
     /// What the statement is about.
     fn subject(&self) -> Subject;
+
+    /// Has the statement that it makes signed with the notary's key named `key`; see
+    /// [`Envelope::sign`].
+    ///
+    /// # Errors
+    ///
+    /// Whatever `sign` returns.
+    fn sign<E>(
+        self,
+        key: NotaryKeyId,
+        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
+    ) -> Result<Envelope, E> {
+        Statement::of(self).sign(key, sign)
+    }
 }
 
 /// A statement as its payload has it.

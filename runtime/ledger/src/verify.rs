@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 use evanesce_protocol::{Digest, WorkloadId};
 
@@ -322,6 +323,18 @@ pub fn verify(dir: &Path, options: &VerifyOptions<'_>) -> Result<Verdict, ReadEr
     })
 }
 
+/// The members that every row has, each at most once: of two, another reader may take the other.
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "that each can be read once is all that is asked")]
+struct Once {
+    seq: IgnoredAny,
+    prev: IgnoredAny,
+    at: IgnoredAny,
+    #[serde(default)]
+    workload: Option<IgnoredAny>,
+    event: IgnoredAny,
+}
+
 /// One pass over the rows: what was seen so far.
 struct Audit<'a> {
     segments: &'a [(Segment, u64)],
@@ -462,6 +475,7 @@ impl<'a> Audit<'a> {
         line: &str,
         digest: Digest,
     ) -> Result<(), Wrong> {
+        read::<Once>(line)?;
         let begins = match (header.seq, position.line) {
             (1, _) => Some("opened"),
             (_, 1) => Some("segment"),

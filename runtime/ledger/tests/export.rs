@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use evanesce_ledger::{Checkpoint, ExportError, LedgerId, Outcome, Reader};
+use evanesce_ledger::{Checkpoint, ExportError, LedgerId, Outcome, Predicate as _, Reader};
 use support::*;
 
 /// Unpacks as the documentation says.

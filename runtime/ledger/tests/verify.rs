@@ -14,7 +14,8 @@ use evanesce_ledger::receipt::{KeyFate, Receipt};
 use evanesce_ledger::row::{CheckpointRow, Event, NewRow, NotaryRow};
 use evanesce_ledger::shred::{LeftPages, ShredFate};
 use evanesce_ledger::{
-    AppendError, Checkpoint, CheckpointFinding, Completeness, NotChecked, Outcome, Problem, Warning,
+    AppendError, Checkpoint, CheckpointFinding, Completeness, NotChecked, Outcome, Predicate as _,
+    Problem, Warning,
 };
 use support::*;
 
@@ -505,7 +506,7 @@ fn an_event_of_a_later_version_is_chained_and_not_refused() {
 
 /// The chain holds whatever a row says; that it says what its event says is checked as well.
 #[test]
-fn a_chained_row_that_lacks_a_member_of_its_event_is_named() {
+fn a_chained_row_that_lacks_a_member_of_its_event_or_has_one_twice_is_named() {
     for members in [
         r#""workload":"w-9","event":"caged","worker_pid":1,"checks":[]"#,
         r#""workload":"w-9","event":"certified","certificate":"none""#,
@@ -513,6 +514,9 @@ fn a_chained_row_that_lacks_a_member_of_its_event_is_named() {
         r#""workload":"w-9","event":"failed","code":"a.b""#,
         r#""event":"failed","message":"a""#,
         r#""event":"closed-torn-row","bytes":1"#,
+        // Another reader may take the second of two.
+        r#""event":"failed","code":"a.b","message":"a","event":"rinsed""#,
+        r#""workload":"w-9","event":"rinsed","workload":"w-1""#,
     ] {
         let fixture = Fixture::new();
         let mut changed = fixture.lines();

@@ -12,7 +12,7 @@ use evanesce_ledger::row::*;
 use evanesce_ledger::shred::*;
 use evanesce_ledger::{
     AppendError, Appended, Attestation, Attested, Envelope, Ledger, LedgerId, NotaryKey,
-    P256Signature, Setup, Timestamp, Verdict, VerifyOptions, verify,
+    P256Signature, Predicate as _, Setup, Timestamp, Verdict, VerifyOptions, verify,
 };
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::evidence::Nonce;
