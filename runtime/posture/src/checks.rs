@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::finding::{Answer, Finding, Need};
-use crate::host::{CageTrial, Host};
+use crate::host::{CageTrial, Files, Host};
 use crate::kernel_config::KernelConfig;
 
 /// One check.
@@ -59,7 +59,7 @@ pub const CHECKS: &[Check] = &[
         need: Need::Strict,
         means: "a worker locks its guarded memory, which counts against RLIMIT_MEMLOCK",
         change: "ulimit -l 8192; LimitMEMLOCK=8M in a unit; memlock in /etc/security/limits.conf",
-        probe: lock_limit,
+        probe: |host| lock_limit(host),
     },
     Check {
         name: "worker.seccomp",
@@ -80,56 +80,56 @@ pub const CHECKS: &[Check] = &[
         need: Need::Graded,
         means: "the kernel clears pages as it frees them: also stack copies of a worker that is killed in the middle of a signature",
         change: "boot with init_on_free=1",
-        probe: init_on_free,
+        probe: |host| init_on_free(host),
     },
     Check {
         name: "host.swap",
         need: Need::Graded,
         means: "ordinary memory never reaches a disk in the clear; secret pages are never swapped anyway",
         change: "swapoff -a and remove swap from /etc/fstab, or swap to dm-crypt with a random key (crypttab: swap, /dev/urandom)",
-        probe: swap,
+        probe: |host| swap(host),
     },
     Check {
         name: "host.core-pattern",
         need: Need::Graded,
         means: "a process that crashes leaves no copy of its memory; workers leave none anyway, the commands that they sign for may",
         change: "sysctl -w kernel.core_pattern='|/bin/false', or a hard limit of 0 for core files (ulimit -Hc 0)",
-        probe: core_pattern,
+        probe: |host| core_pattern(host),
     },
     Check {
         name: "host.kdump",
         need: Need::Graded,
         means: "a crash of the kernel does not write its memory, secret pages included, to a disk",
         change: "disable the kdump service and boot without crashkernel=",
-        probe: kdump,
+        probe: |host| kdump(host),
     },
     Check {
         name: "host.hibernation",
         need: Need::Graded,
         means: "the host cannot write all of its memory to a disk to sleep; secret pages refuse it only while they exist",
         change: "boot with nohibernate, or systemctl mask hibernate.target hybrid-sleep.target",
-        probe: hibernation,
+        probe: |host| hibernation(host),
     },
     Check {
         name: "host.lockdown",
         need: Need::Graded,
         means: "root cannot read the kernel's memory through the kernel",
         change: "boot with lockdown=confidentiality (CONFIG_SECURITY_LOCKDOWN_LSM); secure boot makes it stick",
-        probe: lockdown,
+        probe: |host| lockdown(host),
     },
     Check {
         name: "host.ptrace",
         need: Need::Graded,
         means: "a process cannot read the memory of others of its user; workers refuse it anyway, the commands that they sign for do not",
         change: "sysctl -w kernel.yama.ptrace_scope=1 or more (CONFIG_SECURITY_YAMA)",
-        probe: ptrace,
+        probe: |host| ptrace(host),
     },
     Check {
         name: "platform.confidential",
         need: Need::Extra,
         means: "the memory of this machine is encrypted against its hypervisor, and evidence of that can be had (AMD SEV-SNP, Intel TDX)",
         change: "run in a confidential machine",
-        probe: confidential,
+        probe: |host| confidential(host),
     },
 ];
 
@@ -164,7 +164,7 @@ fn wall(host: &dyn Host, claim: &str, code: &str) -> Answer {
 }
 
 /// proc_pid_limits(5): the name, then soft, hard and unit in columns.
-fn lock_limit(host: &dyn Host) -> Answer {
+fn lock_limit(host: &dyn Files) -> Answer {
     let Some((soft, _)) = limit(host, "Max locked memory") else {
         return Answer::unknown(LIMITS, "not readable");
     };
@@ -179,7 +179,7 @@ fn lock_limit(host: &dyn Host) -> Answer {
 }
 
 /// The command line decides, else how the kernel was configured.
-fn init_on_free(host: &dyn Host) -> Answer {
+pub(crate) fn init_on_free(host: &dyn Files) -> Answer {
     let line = text(host, COMMAND_LINE).unwrap_or_default();
     let mut option = line.split_whitespace().filter_map(|word| word.strip_prefix("init_on_free="));
     match option.next_back() {
@@ -200,24 +200,53 @@ fn init_on_free(host: &dyn Host) -> Answer {
     }
 }
 
-/// proc_swaps(5): a line of titles, then one device or file a line.
-fn swap(host: &dyn Host) -> Answer {
-    let Ok(swaps) = text(host, SWAPS) else { return Answer::unknown(SWAPS, "not readable") };
-    let devices: Vec<_> =
-        swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
-    if devices.is_empty() {
-        return Answer::holds(SWAPS, "there is none");
-    }
-    let kinds: Vec<_> = devices.iter().map(|device| (device, SwapKind::of(host, device))).collect();
+fn swap(host: &dyn Files) -> Answer {
+    let Some(devices) = swap_devices(host) else { return Answer::unknown(SWAPS, "not readable") };
     let words: Vec<_> =
-        kinds.iter().map(|(device, kind)| format!("{device}: {}", kind.words())).collect();
+        devices.iter().map(|(device, kind)| format!("{device}: {}", kind.words())).collect();
     let words = words.join("; ");
-    let any = |wanted| kinds.iter().any(|(_, kind)| *kind == wanted);
-    match (any(SwapKind::Plain), any(SwapKind::File)) {
-        (true, _) => Answer::fails(SWAPS, words),
-        (false, true) => Answer::unknown(SWAPS, words),
-        (false, false) => Answer::holds(SWAPS, words),
+    match SwapUse::of(&devices) {
+        SwapUse::None if devices.is_empty() => Answer::holds(SWAPS, "there is none"),
+        SwapUse::None | SwapUse::Encrypted => Answer::holds(SWAPS, words),
+        SwapUse::Plain => Answer::fails(SWAPS, words),
+        SwapUse::Unknown => Answer::unknown(SWAPS, words),
     }
+}
+
+/// Where memory may be swapped to, all devices together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwapUse {
+    /// Nowhere, or to memory.
+    None,
+    /// To disks, each through dm-crypt.
+    Encrypted,
+    /// To a disk that is not known to be encrypted.
+    Plain,
+    /// To a file, whose disk may or may not be encrypted; or it cannot be read.
+    Unknown,
+}
+
+impl SwapUse {
+    pub(crate) fn of_host(host: &dyn Files) -> Self {
+        swap_devices(host).map_or(Self::Unknown, |devices| Self::of(&devices))
+    }
+
+    fn of(devices: &[(String, SwapKind)]) -> Self {
+        let any = |wanted| devices.iter().any(|(_, kind)| *kind == wanted);
+        match (any(SwapKind::Plain), any(SwapKind::File), any(SwapKind::Encrypted)) {
+            (true, _, _) => Self::Plain,
+            (false, true, _) => Self::Unknown,
+            (false, false, true) => Self::Encrypted,
+            (false, false, false) => Self::None,
+        }
+    }
+}
+
+/// proc_swaps(5): a line of titles, then one device or file a line. `None` where it cannot be read.
+fn swap_devices(host: &dyn Files) -> Option<Vec<(String, SwapKind)>> {
+    let swaps = text(host, SWAPS).ok()?;
+    let devices = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    Some(devices.map(|device| (device.to_owned(), SwapKind::of(host, device))).collect())
 }
 
 /// Where swapped memory goes.
@@ -230,7 +259,7 @@ enum SwapKind {
 }
 
 impl SwapKind {
-    fn of(host: &dyn Host, device: &str) -> Self {
+    fn of(host: &dyn Files, device: &str) -> Self {
         let Some(name) = device.strip_prefix("/dev/") else { return Self::File };
         if name.starts_with("zram") {
             let backing = text(host, &format!("/sys/block/{name}/backing_dev"));
@@ -256,7 +285,7 @@ impl SwapKind {
 }
 
 /// Whether a block device is dm-crypt's, or everything below it is.
-fn is_encrypted(host: &dyn Host, name: &str, depth: u32) -> bool {
+fn is_encrypted(host: &dyn Files, name: &str, depth: u32) -> bool {
     let uuid = text(host, &format!("/sys/block/{name}/dm/uuid"));
     if uuid.is_ok_and(|uuid| uuid.starts_with("CRYPT-")) {
         return true;
@@ -267,7 +296,7 @@ fn is_encrypted(host: &dyn Host, name: &str, depth: u32) -> bool {
 
 /// core(5): a pattern that starts with `|` names a program, which gets every core whatever the
 /// limit is.
-fn core_pattern(host: &dyn Host) -> Answer {
+fn core_pattern(host: &dyn Files) -> Answer {
     let Ok(pattern) = text(host, CORE_PATTERN) else {
         return Answer::unknown(CORE_PATTERN, "not readable");
     };
@@ -284,7 +313,7 @@ fn core_pattern(host: &dyn Host) -> Answer {
     }
 }
 
-fn kdump(host: &dyn Host) -> Answer {
+pub(crate) fn kdump(host: &dyn Files) -> Answer {
     match text(host, KDUMP) {
         Ok(loaded) => match loaded.trim_end() {
             "0" => Answer::holds(KDUMP, "no crash kernel is loaded"),
@@ -295,7 +324,7 @@ fn kdump(host: &dyn Host) -> Answer {
     }
 }
 
-fn hibernation(host: &dyn Host) -> Answer {
+pub(crate) fn hibernation(host: &dyn Files) -> Answer {
     match text(host, POWER_STATES) {
         Ok(states) if states.split_whitespace().any(|state| state == "disk") => {
             match text(host, POWER_DISK).as_deref().map(str::trim_end) {
@@ -309,7 +338,7 @@ fn hibernation(host: &dyn Host) -> Answer {
 }
 
 /// kernel_lockdown(7): the level in force is the one in brackets.
-fn lockdown(host: &dyn Host) -> Answer {
+fn lockdown(host: &dyn Files) -> Answer {
     let levels = match text(host, LOCKDOWN) {
         Ok(levels) => levels,
         Err(error) => {
@@ -329,7 +358,7 @@ fn lockdown(host: &dyn Host) -> Answer {
 }
 
 /// Yama(7): 0 is the classic permission, 1 descendants only, 2 root only, 3 nobody.
-fn ptrace(host: &dyn Host) -> Answer {
+fn ptrace(host: &dyn Files) -> Answer {
     match text(host, PTRACE) {
         Ok(scope) => match scope.trim_end() {
             scope @ ("1" | "2" | "3") => Answer::holds(PTRACE, format!("scope {scope}")),
@@ -345,7 +374,7 @@ fn ptrace(host: &dyn Host) -> Answer {
     }
 }
 
-fn confidential(host: &dyn Host) -> Answer {
+fn confidential(host: &dyn Files) -> Answer {
     let devices = host.list("/dev").unwrap_or_default();
     for (device, name) in [("sev-guest", "AMD SEV-SNP"), ("tdx_guest", "Intel TDX")] {
         if devices.iter().any(|found| found == device) {
@@ -362,7 +391,7 @@ fn confidential(host: &dyn Host) -> Answer {
 }
 
 /// A file that is not there says that the kernel lacks a thing only where the files beside it are.
-fn absent(host: &dyn Host, path: &str, beside: &str, error: &io::Error, means: &str) -> Answer {
+fn absent(host: &dyn Files, path: &str, beside: &str, error: &io::Error, means: &str) -> Answer {
     let is_mounted = || host.list(beside).is_ok_and(|names| !names.is_empty());
     match error.kind() == io::ErrorKind::NotFound && is_mounted() {
         true => Answer::holds(path, means),
@@ -371,7 +400,7 @@ fn absent(host: &dyn Host, path: &str, beside: &str, error: &io::Error, means: &
 }
 
 /// A limit of this process, soft and hard; `None` inside is unlimited.
-fn limit(host: &dyn Host, name: &str) -> Option<(Option<u64>, Option<u64>)> {
+fn limit(host: &dyn Files, name: &str) -> Option<(Option<u64>, Option<u64>)> {
     let limits = text(host, LIMITS).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
     let mut values = line.split_whitespace().map(|value| match value {
@@ -381,7 +410,7 @@ fn limit(host: &dyn Host, name: &str) -> Option<(Option<u64>, Option<u64>)> {
     Some((values.next()??, values.next()??))
 }
 
-fn text(host: &dyn Host, path: &str) -> io::Result<String> {
+pub(crate) fn text(host: &dyn Files, path: &str) -> io::Result<String> {
     host.read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -389,7 +418,7 @@ const TRIAL: &str = "a worker's cage, closed without a key";
 const LIMITS: &str = "/proc/self/limits";
 const COMMAND_LINE: &str = "/proc/cmdline";
 const SWAPS: &str = "/proc/swaps";
-const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
+pub(crate) const CORE_PATTERN: &str = "/proc/sys/kernel/core_pattern";
 const KDUMP: &str = "/sys/kernel/kexec_crash_loaded";
 const POWER_STATES: &str = "/sys/power/state";
 const POWER_DISK: &str = "/sys/power/disk";

@@ -4,8 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
 
-/// What checks may ask of a host.
-pub trait Host {
+/// The files by which a host says what it is.
+pub trait Files {
     /// The bytes of a file.
     ///
     /// # Errors
@@ -19,7 +19,10 @@ pub trait Host {
     ///
     /// [`io::Error`]; [`io::ErrorKind::NotFound`] where there is no such directory.
     fn list(&self, path: &str) -> io::Result<Vec<String>>;
+}
 
+/// What checks may ask of a host.
+pub trait Host: Files {
     /// Closes the cage of a worker that gets no key, and says what was found of it.
     fn try_cage(&self) -> &CageTrial;
 }
@@ -42,24 +45,15 @@ pub enum CageTrial {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LocalFiles;
 
-impl LocalFiles {
-    /// See [`Host::read`]; a file is read up to a limit of 1 MiB.
-    ///
-    /// # Errors
-    ///
-    /// As [`Host::read`].
-    pub fn read(self, path: &str) -> io::Result<Vec<u8>> {
+impl Files for LocalFiles {
+    /// A file is read up to a limit of 1 MiB.
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// See [`Host::list`].
-    ///
-    /// # Errors
-    ///
-    /// As [`Host::list`].
-    pub fn list(self, path: &str) -> io::Result<Vec<String>> {
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
         fs::read_dir(Path::new(path))?.map(|entry| entry.map(name)).collect()
     }

@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use flate2::read::GzDecoder;
 
-use crate::host::Host;
+use crate::host::Files;
 
 /// The configuration of the running kernel and where it was found: `/proc/config.gz`, which is the
 /// kernel's own word, else the file that distributions install beside it.
@@ -14,7 +14,7 @@ pub(crate) struct KernelConfig {
 }
 
 impl KernelConfig {
-    pub(crate) fn of(host: &dyn Host) -> Option<Self> {
+    pub(crate) fn of(host: &dyn Files) -> Option<Self> {
         if let Some(text) = host.read(IN_PROC).ok().and_then(|bytes| inflate(&bytes)) {
             return Some(Self { source: IN_PROC.to_owned(), text });
         }

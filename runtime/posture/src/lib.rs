@@ -18,10 +18,12 @@
 #![forbid(unsafe_code)]
 
 mod checks;
+mod facts;
 mod finding;
 mod host;
 mod kernel_config;
 
-pub use checks::{CHECKS, Check, LOCKED_BYTES_NEEDED, examine};
+pub use checks::{CHECKS, Check, LOCKED_BYTES_NEEDED, SwapUse, examine};
+pub use facts::Facts;
 pub use finding::{Answer, Finding, Need, Verdict};
-pub use host::{CageTrial, Host, LocalFiles};
+pub use host::{CageTrial, Files, Host, LocalFiles};

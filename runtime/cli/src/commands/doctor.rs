@@ -1,11 +1,12 @@
 //! `doctor`: say what this host can and cannot promise.
 
 use std::cell::OnceCell;
-use std::error::Error;
 use std::io::{self, Write};
 
-use evanesce_launcher::{TrialError, WorkerImage, try_cage};
-use evanesce_posture::{CHECKS, CageTrial, Finding, Host, LocalFiles, Need, Verdict, examine};
+use evanesce_launcher::{WorkerImage, try_cage, with_causes};
+use evanesce_posture::{
+    CHECKS, CageTrial, Files, Finding, Host, LocalFiles, Need, Verdict, examine,
+};
 use serde::Serialize;
 
 use crate::errors::{Coded, CommandError};
@@ -51,7 +52,7 @@ struct ThisHost {
     trial: OnceCell<CageTrial>,
 }
 
-impl Host for ThisHost {
+impl Files for ThisHost {
     fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         self.files.read(path)
     }
@@ -59,28 +60,19 @@ impl Host for ThisHost {
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
         self.files.list(path)
     }
+}
 
+impl Host for ThisHost {
     fn try_cage(&self) -> &CageTrial {
         self.trial.get_or_init(|| match try_cage(WorkerImage::embedded()) {
             Ok(statements) => CageTrial::Holds(
                 statements.into_iter().map(|found| (name_of(found.claim), found.detail)).collect(),
             ),
             Err(error) => {
-                CageTrial::Refused { code: error.code().to_owned(), message: one_line(&error) }
+                CageTrial::Refused { code: error.code().to_owned(), message: with_causes(&error) }
             }
         })
     }
-}
-
-/// An error with its causes.
-fn one_line(error: &TrialError) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        line = format!("{line}: {cause}");
-        next = cause.source();
-    }
-    line
 }
 
 /// What was found.

@@ -5,6 +5,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
+use crate::facts::Facts;
 use crate::finding::Verdict::{self, DoesNotHold, Holds, Unknown};
 
 /// A host made of texts. What it has no text for is not there.
@@ -21,7 +22,7 @@ impl TextHost {
     }
 }
 
-impl Host for TextHost {
+impl Files for TextHost {
     fn read(&self, path: &str) -> io::Result<Vec<u8>> {
         match self.files.get(path).map(Vec::as_slice) {
             Some(DENIED) => Err(io::ErrorKind::PermissionDenied.into()),
@@ -39,7 +40,9 @@ impl Host for TextHost {
             false => Ok(names.into_iter().map(str::to_owned).collect()),
         }
     }
+}
 
+impl Host for TextHost {
     fn try_cage(&self) -> &CageTrial {
         &self.trial
     }
@@ -197,4 +200,28 @@ fn names_are_unique_and_prefixes_choose() {
     let chosen: Vec<_> = chosen.iter().map(|finding| finding.name).collect();
     assert_eq!(chosen, ["host.kdump", "platform.confidential"]);
     assert!(examine(&host, &["nothing"]).is_empty());
+}
+
+#[test]
+fn receipts_state_what_the_checks_find() {
+    let facts = |files: &[(&str, &str)]| Facts::of(&TextHost::new(files));
+
+    let nothing = facts(&[]);
+    assert_eq!((nothing.init_on_free, nothing.swap), (None, SwapUse::Unknown));
+    assert_eq!((nothing.kdump, nothing.hibernation, nothing.core_pattern), (None, None, None));
+
+    let host = facts(&[
+        (COMMAND_LINE, "quiet init_on_free=1"),
+        (SWAPS, SWAP_TITLES),
+        (CORE_PATTERN, "core\n"),
+        (KDUMP, "0\n"),
+        (POWER_STATES, "freeze mem disk\n"),
+    ]);
+    assert_eq!((host.init_on_free, host.swap), (Some(true), SwapUse::None));
+    assert_eq!((host.kdump, host.hibernation), (Some(false), Some(true)));
+    assert_eq!(host.core_pattern.as_deref(), Some("core"));
+
+    let swap =
+        |line: &str| facts(&[(SWAPS, &format!("{SWAP_TITLES}{line} partition 1 0 -2\n"))]).swap;
+    assert_eq!((swap("/dev/sda2"), swap("/swapfile")), (SwapUse::Plain, SwapUse::Unknown));
 }
