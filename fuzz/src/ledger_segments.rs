@@ -61,7 +61,7 @@ fn read(directory: &Path, keys: &[NotaryKey]) {
 
 fn look_at(row: &evanesce_ledger::Row) {
     if let (Event::Other, Some(workload)) = (&row.event, &row.workload) {
-        planted::bug(workload.as_str().as_bytes());
+        planted::bug(&workload.as_str().as_bytes()[..1]);
     }
 }
 

@@ -2,7 +2,7 @@
 //! find no others.
 
 /// Called with bytes from deep inside of a valid input. Does nothing, but with the feature: there a
-/// digit at their start, which no seed has, meets a bug of the kind that `EVANESCE_PLANTED` names.
+/// digit among them, where no seed has one, meets a bug of the kind that `EVANESCE_PLANTED` names.
 #[cfg(not(feature = "planted"))]
 pub(crate) const fn bug(_bytes: &[u8]) {}
 
@@ -11,7 +11,7 @@ pub(crate) fn bug(bytes: &[u8]) {
     use std::sync::OnceLock;
 
     static KIND: OnceLock<String> = OnceLock::new();
-    if bytes.first().is_some_and(u8::is_ascii_digit) {
+    if bytes.iter().any(u8::is_ascii_digit) {
         let kind = KIND.get_or_init(|| std::env::var("EVANESCE_PLANTED").unwrap_or_default());
         match kind.as_str() {
             "hang" => loop {
