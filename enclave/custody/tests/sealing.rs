@@ -1,5 +1,6 @@
 //! What is sealed here opens here, and nobody else's secret opens it. That the `age` program opens
 //! it is shown end to end.
+#![expect(clippy::unwrap_used, reason = "clippy sees tests, not what tests call")]
 
 mod common;
 

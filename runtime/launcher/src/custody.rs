@@ -52,6 +52,15 @@ pub struct KeyDescription {
     pub named: Vec<Named>,
 }
 
+/// A file that was looked at.
+#[derive(Debug)]
+pub struct Described {
+    /// The file.
+    pub file: PathBuf,
+    /// What it is, or what is wrong with it.
+    pub found: Result<KeyDescription, CustodyError>,
+}
+
 impl Custodian {
     /// Makes the worker ready to run. From here on this process is not dumpable.
     ///
@@ -144,15 +153,12 @@ impl Custodian {
     /// # Errors
     ///
     /// [`CustodyError`] where there is no worker; what is wrong with a file is beside it.
-    pub fn describe(
-        &self,
-        paths: &[PathBuf],
-    ) -> Result<Vec<(PathBuf, Result<KeyDescription, CustodyError>)>, CustodyError> {
+    pub fn describe(&self, paths: &[PathBuf]) -> Result<Vec<Described>, CustodyError> {
         let mut worker = self.spawn()?;
         let mut described = Vec::new();
         for path in paths {
             let found = self.describe_one(&mut worker, path);
-            described.push((path.clone(), found));
+            described.push(Described { file: path.clone(), found });
         }
         worker.discard()?;
         Ok(described)
