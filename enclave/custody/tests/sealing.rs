@@ -56,5 +56,5 @@ fn nothing_is_sealed_to_nobody_to_a_crowd_or_to_a_point_of_low_order() {
     assert_eq!(to(vec![]), KeyFormatError::Recipients);
     assert_eq!(to(vec![recipient("identity.txt"); 21]), KeyFormatError::Recipients);
     assert_eq!(to(vec![Recipient::from_bytes([0; 32])]), KeyFormatError::Recipients);
-    assert!(sealed(&Seal::Recipients(vec![recipient("identity.txt"); 20])).is_ok());
+    sealed(&Seal::Recipients(vec![recipient("identity.txt"); 20])).unwrap();
 }
