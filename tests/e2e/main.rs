@@ -20,6 +20,9 @@ mod tsm_fs;
 #[path = "../../runtime/appraisal/tests/support/der.rs"]
 mod der;
 #[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "../../runtime/appraisal/tests/support/genoa.rs"]
+mod genoa;
+
 #[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
 mod snp_pki;
 
