@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use evanesce_protocol::control::{Load, LoadSource, Loaded, Refused, Strength};
+use evanesce_protocol::control::{Load, LoadSource, Loaded, Refused, Strength, TerminalUse};
 use evanesce_protocol::custody::{KeyFileFormat, KeyFileInfo, Seal};
 use evanesce_protocol::{KeyUse, PublicKey};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
@@ -202,7 +202,8 @@ impl Custodian {
     }
 
     fn spawn(&self) -> Result<Worker<Signer>, WorkerError> {
-        let mut worker = Worker::<Signer>::spawn(&self.image, self.strength)?;
+        let mut worker =
+            Worker::<Signer>::spawn(&self.image, self.strength, TerminalUse::Possible)?;
         let signer_module = Some(WorkerImage::signer_digest());
         worker.await_cage(&Expected { signer_module, strength: self.strength })?;
         Ok(worker)
