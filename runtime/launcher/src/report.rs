@@ -10,7 +10,7 @@ use evanesce_protocol::Digest;
 
 use crate::host;
 use crate::launcher::Launcher;
-use crate::notary::NotaryError;
+use crate::notary::{NO_TERMS, NotaryError};
 
 /// What is to be filed.
 #[derive(Clone, Debug)]
@@ -53,7 +53,7 @@ impl Launcher {
         let outcome = ReportOutcome::of(&steps);
         let host = host::facts();
 
-        let mut notary = self.notary().open(Strength::Strict).map_err(Box::new)?;
+        let mut notary = self.notary().open(NO_TERMS).map_err(Box::new)?;
         let mut ledger = self.ledger.borrow_mut();
         let id = ledger.id();
         // Locked until the row is in: the report names the row before it.
