@@ -152,7 +152,7 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         // Undoing a step of `swap-and-cores` may have taken the file into use.
-        Command::new("swapoff").arg(self.path("swap.img")).output().map_or((), drop);
+        drop(Command::new("swapoff").arg(self.path("swap.img")).output());
         if let Some(pattern) = &self.core_pattern {
             // Without root it was not changed either.
             fs::write(CORE_PATTERN, pattern).unwrap_or(());

@@ -341,7 +341,7 @@ fn hold(context: &Context<'_>) -> Result<DrillOutput, CommandError> {
 
 fn await_end_of_input() {
     // However it ends, it has ended.
-    io::copy(&mut io::stdin().lock(), &mut io::sink()).map_or((), drop);
+    drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
 }
 
 /// What one of the drills came to.

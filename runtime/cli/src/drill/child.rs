@@ -97,7 +97,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing to kill.
         self.child.kill().unwrap_or(());
-        self.child.wait().map_or((), drop);
+        drop(self.child.wait());
     }
 }
 
@@ -113,7 +113,7 @@ pub fn output(mut command: Command) -> io::Result<Output> {
     let status = wait(&mut child);
     if status.is_err() {
         child.kill().unwrap_or(());
-        child.wait().map_or((), drop);
+        drop(child.wait());
     }
     let taken = |bytes: Receiver<Vec<u8>>| bytes.recv_timeout(DEADLINE).unwrap_or_default();
     Ok(Output { status: status?, stdout: taken(stdout), stderr: taken(stderr) })
