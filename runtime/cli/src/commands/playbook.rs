@@ -310,7 +310,9 @@ impl Follower<'_> {
         match need {
             "root" => rustix::process::geteuid().is_root(),
             "systemd" => Path::new("/run/systemd/system").is_dir(),
-            "device-mapper" => Path::new("/dev/mapper/control").exists(),
+            // The device node is there without its driver, too: programs make it.
+            "device-mapper" => fs::read_to_string("/proc/misc")
+                .is_ok_and(|drivers| drivers.lines().any(|line| line.ends_with(" device-mapper"))),
             program => {
                 let path = self.context.variable("PATH").unwrap_or_default();
                 std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
