@@ -66,9 +66,11 @@ impl Machine {
         let endorsements = SnpEndorsements { vek: Some(&vek), crl: Some(&crl) };
         let evidence = Evidence::Snp { report: &report, endorsements };
         let outcome = look_at(evidence, &self.policy, &self.roots, self.setup.at);
-        planted::bug_if(outcome == Outcome::Trusted && report[REPORT_ID] != 0);
+        planted::bug_if(
+            outcome == Outcome::Trusted && report[REPORT_IDS].iter().any(|id| *id != 0),
+        );
     }
 }
 
-/// Where a report has the number that no policy asks about.
-const REPORT_ID: usize = 0x140;
+/// Where a report has the numbers that no policy asks about, REPORT_ID and REPORT_ID_MA.
+const REPORT_IDS: std::ops::Range<usize> = 0x140..0x180;
