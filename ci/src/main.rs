@@ -13,6 +13,7 @@ mod reproduce;
 mod residue;
 mod sbom;
 mod signer;
+mod systemd;
 mod vm;
 
 use std::error::Error;
@@ -33,6 +34,7 @@ enum Task {
     Residue(residue::ResidueArgs),
     Sbom(sbom::SbomArgs),
     Signer(signer::SignerArgs),
+    Systemd(systemd::SystemdArgs),
     Vm(vm::VmArgs),
 }
 
@@ -48,6 +50,7 @@ impl Task {
             Self::Residue(args) => Box::new(residue::run(args)?),
             Self::Sbom(args) => Box::new(sbom::run(args)?),
             Self::Signer(args) => Box::new(signer::run(args)?),
+            Self::Systemd(args) => Box::new(systemd::run(args)?),
             Self::Vm(args) => {
                 let report = vm::run(args)?;
                 let status = if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

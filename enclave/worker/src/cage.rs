@@ -16,8 +16,8 @@ use landlock::{
 };
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior,
-    setrlimit, setsid,
+    DumpableBehavior, Resource, Rlimit, dumpable_behavior, getpid, getrlimit, getsid,
+    set_dumpable_behavior, setrlimit, setsid,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, no_new_privs, set_capabilities, set_name, set_no_new_privs,
@@ -44,7 +44,7 @@ impl Open {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(wall("PR_SET_DUMPABLE"))?;
         sys::block_signals().map_err(wall_io("sigprocmask"))?;
         // A session of its own: no terminal's signals, no job control where a passphrase is typed.
-        setsid().map_err(wall("setsid"))?;
+        lead_a_session()?;
         sys::close_from(FIRST_DESCRIPTOR).map_err(wall_io("close_range"))?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, none).map_err(wall("RLIMIT_CORE"))?;
@@ -115,6 +115,14 @@ impl Closed {
             ranges: ranges(&text),
             signer_module,
         })
+    }
+}
+
+/// Makes this process the leader of a session, which a service manager may have done already.
+fn lead_a_session() -> Result<(), Refused> {
+    match setsid() {
+        Err(Errno::PERM) if getsid(None) == Ok(getpid()) => Ok(()),
+        result => result.map(drop).map_err(wall("setsid")),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use evanesce_posture::grade::Requirement;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::control::Strength;
 use evanesce_protocol::evidence::{EvidenceSource, Nonce};
@@ -13,6 +14,9 @@ use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
 
 use crate::secrets::Unlock;
+
+use crate::systemd::SpawnChoice;
+use crate::systemd::unit::{Credential, UnitUser};
 
 /// Everything that [`crate::Launcher::start`] has to know of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,14 @@ pub struct Plan {
     pub degraded: Vec<Degraded>,
     /// Evidence of the machine that is to be collected for the key.
     pub attest: Option<AttestPlan>,
+    /// Grades below which no key is loaded.
+    pub require: Vec<Requirement>,
+    /// Who starts the worker.
+    pub spawn: SpawnChoice,
+    /// Who the worker runs as, where systemd starts it.
+    pub user: UnitUser,
+    /// Files that systemd hands to the worker, where it starts it.
+    pub credentials: Vec<Credential>,
     /// The name of the command, without its arguments, for the ledger.
     pub command_name: Option<String>,
 }
@@ -82,6 +94,10 @@ impl Default for Plan {
             output_dir: None,
             degraded: Vec::new(),
             attest: None,
+            require: Vec::new(),
+            spawn: SpawnChoice::Direct,
+            user: UnitUser::Dynamic,
+            credentials: Vec::new(),
             command_name: None,
         }
     }

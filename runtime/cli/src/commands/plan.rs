@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evanesce_launcher::systemd::SpawnChoice;
+use evanesce_launcher::systemd::unit::UnitUser;
 use evanesce_launcher::{Degraded, KeySource, Plan};
+use evanesce_posture::grade::Requirement;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::evidence::Nonce;
 
@@ -12,6 +15,7 @@ use crate::commands::attest::input::parse_nonce;
 use crate::commands::key::secrets::UnlockArgs;
 use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
+use crate::errors::Coded;
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
@@ -69,6 +73,65 @@ pub struct LimitArgs {
     /// says what was given up.
     #[arg(long, value_name = "NAME")]
     pub allow_degraded: Vec<Degraded>,
+
+    /// Take no key unless this host promises GRADE: provable, guarded, PROMISE=GRADE (can be repeated)
+    ///
+    /// `provable` alone asks that nothing of the key is left in memory after any end, and that none
+    /// of it reaches a disk. `evanesce doctor` prints this host's grades, and what each lacks.
+    #[arg(long, value_name = "GRADE")]
+    pub require: Vec<Requirement>,
+}
+
+/// Who starts the worker, and who it runs as.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SpawnArgs {
+    /// Have the worker started by WHOM: direct, systemd, auto
+    ///
+    /// `systemd` makes it a service of its own, evanesce-ID.service, with a user, namespaces and
+    /// limits of its own; each is read back before the key is loaded. Needs root. `auto` does so
+    /// where systemd can be asked.
+    #[arg(long, value_name = "WHOM", default_value_t = SpawnChoice::Direct, hide_default_value = true)]
+    pub spawn: SpawnChoice,
+
+    /// Have systemd run the worker as user UID, not one that it makes for it
+    #[arg(long, value_name = "UID", requires = "gid")]
+    pub uid: Option<u32>,
+
+    /// The group that goes with --uid
+    #[arg(long, value_name = "GID", requires = "uid")]
+    pub gid: Option<u32>,
+}
+
+impl SpawnArgs {
+    /// Adds these to a plan.
+    ///
+    /// # Errors
+    ///
+    /// Where a user is named for a worker that the launcher itself starts.
+    pub fn add_to(&self, plan: Plan) -> Result<Plan, SpawnUserError> {
+        let user = match (self.uid, self.gid) {
+            (Some(uid), Some(gid)) => UnitUser::Fixed { uid, gid },
+            _ => UnitUser::Dynamic,
+        };
+        let spawn = match (&user, self.spawn) {
+            (UnitUser::Fixed { .. }, SpawnChoice::Direct) => return Err(SpawnUserError),
+            // Whoever names a user does not want to do without.
+            (UnitUser::Fixed { .. }, _) => SpawnChoice::Systemd,
+            (UnitUser::Dynamic, spawn) => spawn,
+        };
+        Ok(Plan { spawn, user, ..plan })
+    }
+}
+
+/// A user for a worker that is not started by systemd.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("--uid and --gid are for workers that systemd starts")]
+pub struct SpawnUserError;
+
+impl Coded for SpawnUserError {
+    fn code(&self) -> &'static str {
+        "run.spawn-user"
+    }
 }
 
 impl LimitArgs {
@@ -77,6 +140,7 @@ impl LimitArgs {
         Layer {
             ttl: self.ttl.map(|ttl| Sourced::flag("--ttl", ttl)),
             allow_degraded: flag_of_list("--allow-degraded", &self.allow_degraded),
+            require: flag_of_list("--require", &self.require),
             ..Layer::default()
         }
     }
@@ -101,6 +165,7 @@ impl KeyArgs {
             attest: self.attest.then(|| self.source.plan(self.attest_nonce)),
             ttl: settings.ttl.value,
             degraded: settings.allow_degraded.value.clone(),
+            require: settings.require.value.clone(),
             ..Plan::default()
         }
     }
