@@ -9,15 +9,15 @@ use std::io;
 
 use evanesce_guarded_memory::{PAGE_BYTES, registry};
 use evanesce_protocol::Digest;
-use evanesce_protocol::control::{CageReport, RangeReport, Refused};
+use evanesce_protocol::control::{CageReport, RangeReport, Refused, TerminalUse};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, Ruleset,
     RulesetAttr as _, RulesetStatus, Scope,
 };
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, dumpable_behavior, getpid, getrlimit, getsid,
-    set_dumpable_behavior, setrlimit, setsid,
+    DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior,
+    setrlimit, setsid,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, no_new_privs, set_capabilities, set_name, set_no_new_privs,
@@ -38,13 +38,15 @@ impl Open {
     /// # Errors
     ///
     /// [`Refused::Cage`] names the wall.
-    pub fn enter() -> Result<Self, Refused> {
+    pub fn enter(terminal: TerminalUse) -> Result<Self, Refused> {
         // First of all, although the launcher's way of starting the worker has seen to it already:
         // no other process of this user may look in.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(wall("PR_SET_DUMPABLE"))?;
         sys::block_signals().map_err(wall_io("sigprocmask"))?;
-        // A session of its own: no terminal's signals, no job control where a passphrase is typed.
-        lead_a_session()?;
+        if terminal == TerminalUse::Possible {
+            // A session of its own: no terminal's signals, no job control where a passphrase is typed.
+            setsid().map_err(wall("setsid"))?;
+        }
         sys::close_from(FIRST_DESCRIPTOR).map_err(wall_io("close_range"))?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, none).map_err(wall("RLIMIT_CORE"))?;
@@ -115,14 +117,6 @@ impl Closed {
             ranges: ranges(&text),
             signer_module,
         })
-    }
-}
-
-/// Makes this process the leader of a session, which a service manager may have done already.
-fn lead_a_session() -> Result<(), Refused> {
-    match setsid() {
-        Err(Errno::PERM) if getsid(None) == Ok(getpid()) => Ok(()),
-        result => result.map(drop).map_err(wall("setsid")),
     }
 }
 

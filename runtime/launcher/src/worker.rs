@@ -12,7 +12,7 @@ use evanesce_protocol::WorkloadId;
 use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::control::{
     CageReport, Load, Loaded, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport,
-    Strength,
+    Strength, TerminalUse,
 };
 use evanesce_protocol::custody::KeyFileInfo;
 use evanesce_protocol::rotation::Handover;
@@ -135,7 +135,10 @@ impl<C: Conversation> StartingUnit<C> {
         let worker = worker_file::provide().map_err(SystemdError::from)?;
         let (channel, theirs) = Channel::pair().map_err(WorkerError::Spawn)?;
         let UnitTerms { workload, user, ttl, credentials } = terms;
-        let arguments = [C::ROLE.argument(), strength.argument()].map(str::to_owned).to_vec();
+        // systemd has each of its processes lead a session: a terminal can be handed to it.
+        let terminal = TerminalUse::Never;
+        let arguments = [C::ROLE.argument(), strength.argument(), terminal.argument()];
+        let arguments = arguments.map(str::to_owned).to_vec();
         let plan = UnitPlan { workload, worker, arguments, user, ttl, credentials };
         let unit = Unit::start(connecting, plan, theirs)?;
         Ok(Self { unit, channel, role: std::marker::PhantomData })
@@ -150,20 +153,27 @@ impl<C: Conversation> StartingUnit<C> {
 
 impl<C: Conversation> Worker<C> {
     /// Starts a worker and does not wait for it: two can start side by side.
-    pub(crate) fn spawn(image: &SealedImage, strength: Strength) -> Result<Self, WorkerError> {
+    pub(crate) fn spawn(
+        image: &SealedImage,
+        strength: Strength,
+        terminal: TerminalUse,
+    ) -> Result<Self, WorkerError> {
         let (channel, theirs) = Channel::pair().map_err(WorkerError::Spawn)?;
         let mut command = Command::new(image.path());
         command
             .arg0("evanesce-worker")
-            .args([C::ROLE.argument(), strength.argument()].map(OsStr::new))
+            .args([C::ROLE.argument(), strength.argument(), terminal.argument()].map(OsStr::new))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             // The place of a broken invariant, the one thing a worker ever writes there.
             .stderr(Stdio::inherit());
-        // Signals of the terminal are for the command, not for the worker, which makes a
-        // session of its own first of all. It could not if it led a process group.
+        // Signals of the terminal are for the command, not for the worker. One that may be handed
+        // the terminal makes a session of its own, and could not if it led a process group.
+        if terminal == TerminalUse::Never {
+            command.process_group(0);
+        }
         let process = HeldProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
         Ok(Self { process, channel, unit: None, role: std::marker::PhantomData })
     }

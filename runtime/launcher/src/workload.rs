@@ -726,7 +726,7 @@ fn spawn_both(
             let notary = notary()?;
             Ok((unit.ready()?, notary))
         }
-        _ => Ok((Worker::spawn(&launcher.image, strength)?, notary()?)),
+        _ => Ok((Worker::spawn(&launcher.image, strength, plan.terminal_use())?, notary()?)),
     }
 }
 

@@ -317,7 +317,7 @@ mod tests {
         UnitPlan {
             workload: "w".parse().unwrap(),
             worker: "/usr/lib/evanesce/evanesce-worker".into(),
-            arguments: vec!["signer".into(), "strict".into()],
+            arguments: vec!["signer".into(), "strict".into(), "no-terminal".into()],
             user: UnitUser::Fixed { uid: 1200, gid: 1300 },
             ttl: Duration::from_secs(60),
             credentials: Vec::new(),

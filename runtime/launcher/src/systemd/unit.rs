@@ -352,7 +352,7 @@ mod tests {
         UnitPlan {
             workload: "release-1".parse().unwrap(),
             worker: "/usr/lib/evanesce/evanesce-worker".into(),
-            arguments: vec!["signer".into(), "strict".into()],
+            arguments: vec!["signer".into(), "strict".into(), "no-terminal".into()],
             user: UnitUser::Dynamic,
             ttl: Duration::from_secs(600),
             credentials: Vec::new(),
