@@ -762,6 +762,16 @@ pub const ADVICE: &[Advice] = &[
         "give it in time: what writes to the pipe has to end its line",
     ),
     Advice::new(
+        "run.credential-twice",
+        Fault::Misuse,
+        "name it once: as a credential, encrypted or not, or the key with --key",
+    ),
+    Advice::new(
+        "run.spawn-credential",
+        Fault::Misuse,
+        "add --spawn systemd, or name files with --key, --passphrase-fd and --identity",
+    ),
+    Advice::new(
         "run.spawn-user",
         Fault::Misuse,
         "add --spawn systemd, or leave --uid and --gid out",
@@ -833,6 +843,11 @@ pub const ADVICE: &[Advice] = &[
         "start.journal",
         Fault::Environment,
         "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "start.no-credential",
+        Fault::Misuse,
+        "add --spawn systemd, or name the key's file with --key",
     ),
     Advice::new(
         "start.no-own-user",

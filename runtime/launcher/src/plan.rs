@@ -14,9 +14,9 @@ use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
 
 use crate::secrets::Unlock;
-
 use crate::systemd::SpawnChoice;
-use crate::systemd::unit::{Credential, UnitUser};
+use crate::systemd::credential::Credential;
+use crate::systemd::unit::UnitUser;
 
 /// Everything that [`crate::Launcher::start`] has to know of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub struct Plan {
     pub spawn: SpawnChoice,
     /// Who the worker runs as, where systemd starts it.
     pub user: UnitUser,
-    /// Files that systemd hands to the worker, where it starts it.
+    /// Files that systemd keeps for the worker, where it starts it.
     pub credentials: Vec<Credential>,
     /// The name of the command, without its arguments, for the ledger.
     pub command_name: Option<String>,
@@ -82,7 +82,9 @@ impl Plan {
     /// Whether the worker may have to ask a person.
     pub(crate) fn terminal_use(&self) -> TerminalUse {
         match (&self.key, self.unlock.passphrase_fd) {
-            (KeySource::Ephemeral, _) | (KeySource::File(_), Some(_)) => TerminalUse::Never,
+            (KeySource::Ephemeral | KeySource::Credential, _) | (KeySource::File(_), Some(_)) => {
+                TerminalUse::Never
+            }
             (KeySource::File(_), None) => TerminalUse::Possible,
         }
     }
@@ -118,6 +120,8 @@ pub enum KeySource {
     Ephemeral,
     /// A key file of any format (`evanesce-custody` has the list), which the launcher opens and the worker reads.
     File(PathBuf),
+    /// The credential `evanesce.key` of the worker's unit, likewise.
+    Credential,
 }
 
 /// A guarantee that can be given up by name.

@@ -13,6 +13,7 @@
 
 pub(crate) mod bus;
 mod choice;
+pub mod credential;
 pub mod placement;
 pub mod readback;
 pub mod unit;

@@ -29,7 +29,8 @@ use crate::secrets::{OpenSecret, SecretError, Unlock};
 use crate::signals::Signals;
 use crate::systemd::SystemdError;
 use crate::systemd::bus::{Connecting, Unit};
-use crate::systemd::unit::{Credential, UnitPlan, UnitUser};
+use crate::systemd::credential::Credential;
+use crate::systemd::unit::{UnitPlan, UnitUser};
 use crate::systemd::worker_file;
 use crate::worker_image::SealedImage;
 

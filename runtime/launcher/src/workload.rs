@@ -60,6 +60,7 @@ use crate::scrub;
 use crate::signals::{Sender, Signals};
 use crate::systemd::OwnUnit;
 use crate::systemd::bus::{self, Connecting};
+use crate::systemd::credential::{self, CredentialName};
 use crate::systemd::unit::UnitUser;
 use crate::worker::{
     LoadError, START_TIMEOUT, Signer, StartingUnit, UnitTerms, Worker, WorkerError,
@@ -169,7 +170,7 @@ struct Evidence {
 }
 
 impl<'a> Workload<'a> {
-    pub(crate) fn start(launcher: &'a Launcher, plan: Plan) -> Result<Self, StartError> {
+    pub(crate) fn start(launcher: &'a Launcher, mut plan: Plan) -> Result<Self, StartError> {
         if let KeySource::File(path) = &plan.key {
             // A rotation that was interrupted is ended first: it decides which key the file holds.
             rotation::settle(launcher, path).map_err(Box::new)?;
@@ -179,7 +180,7 @@ impl<'a> Workload<'a> {
             None => random_id()?,
         };
         let key_file = match &plan.key {
-            KeySource::Ephemeral => None,
+            KeySource::Ephemeral | KeySource::Credential => None,
             KeySource::File(path) => Some(KeyFile::open(path)?),
         };
         let kill_switch = plan.kill_switch.as_deref().map(KillSwitch::watch).transpose()?;
@@ -190,6 +191,9 @@ impl<'a> Workload<'a> {
         // Both workers come up while the claim and the first row are written.
         let (worker, notary) = spawn_both(launcher, &plan, &id)?;
         let placement = placement(worker.unit_name());
+        if let Some(unit) = placement.unit.as_deref().filter(|_| !plan.credentials.is_empty()) {
+            plan.unlock.credentials = Some(credential::directory(unit));
+        }
         let pid = worker.process.pid_u32();
         tracing::info!(event = %EventName::WorkerStarted, workload = %id, pid);
         let claim = HeldClaim::create(
@@ -797,7 +801,7 @@ impl ComingUp {
         started: Digest,
         signals: &mut Signals,
     ) -> Result<LoadedKey, StartError> {
-        let Self { mut worker, notary, key_file } = self;
+        let Self { mut worker, notary, mut key_file } = self;
         let expected = Expected {
             signer_module: Some(WorkerImage::signer_digest()),
             strength: plan.strength(),
@@ -805,6 +809,9 @@ impl ComingUp {
         let cage = worker.await_cage(&expected)?;
         tracing::info!(event = %EventName::CageChecked, workload = %id);
         check_grades(plan, &cage)?;
+        if plan.key == KeySource::Credential {
+            key_file = Some(open_credential(plan)?);
+        }
 
         let key_use = plan.grants.key_use();
         let (public, origin) = load_key(&mut worker, &cage, plan, key_file.as_ref(), signals)?;
@@ -876,6 +883,12 @@ impl Evidence {
         let envelope = fits.then(|| serde_json::from_str(&text).expect("it was just written"));
         Event::Attested(Box::new(Attested { attestation: self.attestation.clone(), envelope }))
     }
+}
+
+/// Opens the key among the credentials of a unit that runs.
+fn open_credential(plan: &Plan) -> Result<KeyFile, StartError> {
+    let directory = plan.unlock.credentials.as_deref().ok_or(StartError::NoCredential)?;
+    Ok(KeyFile::of_credential(directory.join(CredentialName::Key.as_str()))?)
 }
 
 /// Brings the key into a worker whose cage was checked.
@@ -1077,6 +1090,9 @@ pub enum StartError {
         /// The group.
         gid: u32,
     },
+    /// The key is a credential, and systemd did not start the worker.
+    #[error("a key among a unit's credentials takes a worker that systemd starts")]
+    NoCredential,
     /// This host does not promise what the operator requires.
     #[error(transparent)]
     Grades(#[from] UnmetGrades),
@@ -1107,6 +1123,7 @@ impl StartError {
             Self::Journal(_) => "start.journal",
             Self::PublicKeyFile(_) => "start.public-key-file",
             Self::NoOwnUser { .. } => "start.no-own-user",
+            Self::NoCredential => "start.no-credential",
             Self::Grades(_) => "start.grades",
             Self::End(error) => error.code(),
         }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evanesce_launcher::systemd::SpawnChoice;
+use evanesce_launcher::systemd::credential::{Credential, CredentialName};
 use evanesce_launcher::systemd::unit::UnitUser;
 use evanesce_launcher::{Degraded, KeySource, Plan};
 use evanesce_posture::grade::Requirement;
@@ -100,6 +101,18 @@ pub struct SpawnArgs {
     /// The group that goes with --uid
     #[arg(long, value_name = "GID", requires = "uid")]
     pub gid: Option<u32>,
+
+    /// Have systemd read NAME from FILE: evanesce.key, evanesce.passphrase, evanesce.identity (can be repeated)
+    ///
+    /// As `LoadCredential=` of a unit. `evanesce.key` takes the place of --key.
+    #[arg(long, value_name = "NAME:FILE")]
+    pub load_credential: Vec<Credential>,
+
+    /// The same of a file that `systemd-creds encrypt --name=NAME` made (can be repeated)
+    ///
+    /// As `LoadCredentialEncrypted=` of a unit: it opens on this machine alone, or with its TPM alone.
+    #[arg(long, value_name = "NAME:FILE")]
+    pub load_credential_encrypted: Vec<Credential>,
 }
 
 impl SpawnArgs {
@@ -107,30 +120,66 @@ impl SpawnArgs {
     ///
     /// # Errors
     ///
-    /// Where a user is named for a worker that the launcher itself starts.
-    pub fn add_to(&self, plan: Plan) -> Result<Plan, SpawnUserError> {
+    /// Where a user or a credential is named for a worker that the launcher itself starts, or a
+    /// secret twice.
+    pub fn add_to(&self, plan: Plan) -> Result<Plan, SpawnError> {
+        let credentials = self.credentials();
+        let names: Vec<_> = credentials.iter().map(|credential| credential.name).collect();
+        let is_named_twice = |name| names.iter().filter(|&&other| other == name).count() > 1;
+        if let Some(&name) = names.iter().find(|&&name| is_named_twice(name)) {
+            return Err(SpawnError::Twice { name });
+        }
+        let key = match (names.contains(&CredentialName::Key), plan.key) {
+            (true, KeySource::Ephemeral) => KeySource::Credential,
+            (true, _) => return Err(SpawnError::Twice { name: CredentialName::Key }),
+            (false, key) => key,
+        };
         let user = match (self.uid, self.gid) {
             (Some(uid), Some(gid)) => UnitUser::Fixed { uid, gid },
             _ => UnitUser::Dynamic,
         };
         let spawn = match (&user, self.spawn) {
-            (UnitUser::Fixed { .. }, SpawnChoice::Direct) => return Err(SpawnUserError),
-            // Whoever names a user does not want to do without.
-            (UnitUser::Fixed { .. }, _) => SpawnChoice::Systemd,
-            (UnitUser::Dynamic, spawn) => spawn,
+            (UnitUser::Fixed { .. }, SpawnChoice::Direct) => return Err(SpawnError::User),
+            (_, SpawnChoice::Direct) if !credentials.is_empty() => {
+                return Err(SpawnError::Credential);
+            }
+            (UnitUser::Dynamic, spawn) if credentials.is_empty() => spawn,
+            // Whoever names a user or a credential does not want to do without.
+            (_, _) => SpawnChoice::Systemd,
         };
-        Ok(Plan { spawn, user, ..plan })
+        Ok(Plan { spawn, user, credentials, key, ..plan })
+    }
+
+    fn credentials(&self) -> Vec<Credential> {
+        let encrypted = self.load_credential_encrypted.iter().cloned().map(Credential::encrypted);
+        self.load_credential.iter().cloned().chain(encrypted).collect()
     }
 }
 
-/// A user for a worker that is not started by systemd.
+/// What does not go together.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("--uid and --gid are for workers that systemd starts")]
-pub struct SpawnUserError;
+pub enum SpawnError {
+    /// A user for a worker that is not started by systemd.
+    #[error("--uid and --gid are for workers that systemd starts")]
+    User,
+    /// A credential for one.
+    #[error("credentials are for workers that systemd starts")]
+    Credential,
+    /// Two of one kind.
+    #[error("{name} is named twice")]
+    Twice {
+        /// What.
+        name: CredentialName,
+    },
+}
 
-impl Coded for SpawnUserError {
+impl Coded for SpawnError {
     fn code(&self) -> &'static str {
-        "run.spawn-user"
+        match self {
+            Self::User => "run.spawn-user",
+            Self::Credential => "run.spawn-credential",
+            Self::Twice { .. } => "run.credential-twice",
+        }
     }
 }
 

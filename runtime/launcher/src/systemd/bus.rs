@@ -113,19 +113,19 @@ impl Unit {
     /// Takes hold of the worker's process, once systemd has started it.
     pub(crate) fn process(&self) -> Result<HeldProcess, SystemdError> {
         let deadline = Instant::now() + START_TIMEOUT;
-        let pid = loop {
-            match self.number("MainPID")? {
-                0 => {}
-                pid => break u32::try_from(pid).map_err(|_| self.unexpected("MainPID"))?,
-            }
-            if matches!(self.text(UNIT, "ActiveState")?.as_str(), "failed" | "inactive") {
+        // Active means executed: `Type=exec`.
+        while self.text(UNIT, "ActiveState")? != "active" {
+            // A unit is inactive before its start as well, but has not become so.
+            if self.number(UNIT, "InactiveEnterTimestampMonotonic")? != 0 {
                 return Err(self.not_started());
             }
             if Instant::now() > deadline {
                 return Err(SystemdError::NoAnswer { step: "starting the worker" });
             }
             pause(LOOK_AGAIN);
-        };
+        }
+        let pid = u32::try_from(self.number(SERVICE, "MainPID")?);
+        let pid = pid.map_err(|_| self.unexpected("MainPID"))?;
         let hidden = |source| SystemdError::Hidden { unit: self.name(), pid, source };
         let process = HeldProcess::adopt(pid).map_err(hidden);
         // Before it is held, and so before it could be killed: in another PID namespace the number
@@ -181,7 +181,8 @@ impl Unit {
 
     /// How the main process ended: `ExecMainCode` is `si_code` of waitid(2).
     fn main_status(&self) -> Result<Option<EndStatus>, SystemdError> {
-        let (code, status) = (self.number("ExecMainCode")?, self.number("ExecMainStatus")?);
+        let code = self.number(SERVICE, "ExecMainCode")?;
+        let status = self.number(SERVICE, "ExecMainStatus")?;
         let status = i32::try_from(status).map_err(|_| self.unexpected("ExecMainStatus"))?;
         Ok(match code {
             0 => None,
@@ -202,9 +203,10 @@ impl Unit {
         }
     }
 
-    fn number(&self, property: &str) -> Result<u64, SystemdError> {
-        let value = self.property(SERVICE, property)?;
+    fn number(&self, interface: &str, property: &str) -> Result<u64, SystemdError> {
+        let value = self.property(interface, property)?;
         match &*value {
+            zvariant::Value::U64(number) => Ok(*number),
             zvariant::Value::U32(number) => Ok((*number).into()),
             zvariant::Value::I32(number) => {
                 u64::try_from(*number).map_err(|_| self.unexpected(property))

@@ -7,6 +7,8 @@ use std::time::Duration;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::limits::LOCKED_BYTES_MAX;
 
+use super::credential::{Credential, CredentialEncryption};
+
 /// Everything that one worker's unit depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitPlan {
@@ -20,7 +22,7 @@ pub struct UnitPlan {
     pub user: UnitUser,
     /// How long the key lives at most.
     pub ttl: Duration,
-    /// Files that systemd hands to the worker in `$CREDENTIALS_DIRECTORY`.
+    /// Files that systemd keeps for it in `$CREDENTIALS_DIRECTORY`.
     pub credentials: Vec<Credential>,
 }
 
@@ -36,26 +38,6 @@ pub enum UnitUser {
         /// Its group.
         gid: u32,
     },
-}
-
-/// A file that systemd reads as root and hands to the worker alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credential {
-    /// Its name in `$CREDENTIALS_DIRECTORY`.
-    pub name: String,
-    /// Where systemd finds it.
-    pub source: PathBuf,
-    /// Whether it is encrypted by `systemd-creds encrypt`, and decrypted on the way.
-    pub encryption: CredentialEncryption,
-}
-
-/// How a credential lies in its file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CredentialEncryption {
-    /// As it is (`LoadCredential=`).
-    None,
-    /// For this machine or its TPM (`LoadCredentialEncrypted=`).
-    SystemdCreds,
 }
 
 /// One property of a unit, by the name that systemd's D-Bus interface has for it
@@ -136,7 +118,7 @@ impl UnitPlan {
         ] {
             let of_kind = self.credentials.iter().filter(|c| c.encryption == encryption);
             let pairs: Vec<_> =
-                of_kind.map(|c| (c.name.clone(), c.source.display().to_string())).collect();
+                of_kind.map(|c| (c.name.to_string(), c.source.display().to_string())).collect();
             if !pairs.is_empty() {
                 settings.push(same(name, Value::Pairs(pairs)));
             }
@@ -347,6 +329,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::systemd::credential::CredentialName;
 
     fn plan() -> UnitPlan {
         UnitPlan {
@@ -403,25 +386,24 @@ mod tests {
 
     #[test]
     fn credentials_go_under_the_setting_of_their_kind() {
-        let credential = |name: &str, encryption| Credential {
-            name: name.into(),
+        let credential = |name, encryption| Credential {
+            name,
             source: "/etc/evanesce/key".into(),
             encryption,
         };
         let plan = UnitPlan {
             credentials: vec![
-                credential("passphrase", CredentialEncryption::SystemdCreds),
-                credential("key", CredentialEncryption::None),
+                credential(CredentialName::Passphrase, CredentialEncryption::SystemdCreds),
+                credential(CredentialName::Key, CredentialEncryption::None),
             ],
             ..plan()
         };
         let pair = |name: &str| Value::Pairs(vec![(name.into(), "/etc/evanesce/key".into())]);
 
-        assert_eq!(value(&plan, "LoadCredential"), Some(pair("key")));
-        assert_eq!(value(&plan, "LoadCredentialEncrypted"), Some(pair("passphrase")));
-        assert!(
-            plan.unit_file().contains("\nLoadCredentialEncrypted=passphrase:/etc/evanesce/key\n")
-        );
+        assert_eq!(value(&plan, "LoadCredential"), Some(pair("evanesce.key")));
+        assert_eq!(value(&plan, "LoadCredentialEncrypted"), Some(pair("evanesce.passphrase")));
+        let line = "\nLoadCredentialEncrypted=evanesce.passphrase:/etc/evanesce/key\n";
+        assert!(plan.unit_file().contains(line));
     }
 
     #[test]
