@@ -367,7 +367,7 @@ mod tests {
             .unwrap();
         let mut line = String::new();
         let stdout = parent.stdout.take().unwrap();
-        std::io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
         let mut process = HeldProcess::adopt(line.trim().parse().unwrap()).unwrap();
 
         // When it is stopped and killed,

@@ -126,6 +126,9 @@ impl Unit {
         }
         let pid = u32::try_from(self.number(SERVICE, "MainPID")?);
         let pid = pid.map_err(|_| self.unexpected("MainPID"))?;
+        if pid == 0 {
+            return Err(self.not_started());
+        }
         let hidden = |source| SystemdError::Hidden { unit: self.name(), pid, source };
         let process = HeldProcess::adopt(pid).map_err(hidden);
         // Before it is held, and so before it could be killed: in another PID namespace the number

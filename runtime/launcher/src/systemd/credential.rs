@@ -92,7 +92,9 @@ pub(crate) fn directory(unit: &str) -> PathBuf {
 #[non_exhaustive]
 pub enum ParseCredentialError {
     /// It does not start with a known name and a colon.
-    #[error("a credential is evanesce.key, evanesce.passphrase or evanesce.identity, `:` and a file")]
+    #[error(
+        "a credential is evanesce.key, evanesce.passphrase or evanesce.identity, `:` and a file"
+    )]
     NoName,
     /// systemd would look for it in directories of its own.
     #[error("a credential's file has to start with `/`")]

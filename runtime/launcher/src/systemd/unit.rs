@@ -386,11 +386,8 @@ mod tests {
 
     #[test]
     fn credentials_go_under_the_setting_of_their_kind() {
-        let credential = |name, encryption| Credential {
-            name,
-            source: "/etc/evanesce/key".into(),
-            encryption,
-        };
+        let credential =
+            |name, encryption| Credential { name, source: "/etc/evanesce/key".into(), encryption };
         let plan = UnitPlan {
             credentials: vec![
                 credential(CredentialName::Passphrase, CredentialEncryption::SystemdCreds),
