@@ -141,7 +141,7 @@ fn unit_file(tests: &Path, filter: Option<&str>) -> String {
     let commands: String =
         commands.iter().map(|command| format!("ExecStart={}\n", command.trim_end())).collect();
     format!(
-        "[Unit]\nSuccessAction=exit\nFailureAction=exit\nRequires=dbus.service\n\
+        "[Unit]\nSuccessAction=exit\nFailureAction=exit\nWants=dbus.service\n\
          After=dbus.service systemd-journald.service systemd-tmpfiles-setup.service\n\
          Wants=systemd-tmpfiles-setup.service\n\
          [Service]\nType=oneshot\n{commands}Environment=CI=true\n\

@@ -29,11 +29,10 @@ pub(crate) fn assert_no_key(here: &Installation) {
 #[ignore = "needs a systemd of its own: cargo xtask systemd"]
 fn without_dbus_there_is_no_key() {
     let here = installation();
-    program(&["systemctl", "stop", "dbus.socket", "dbus.service"]).expect_status(0);
+    let hide = "mount -t tmpfs none /run/dbus && exec \"$0\" \"$@\"";
 
-    let refused = here.run(&RUN);
+    let refused = here.evanesce_under(&["unshare", "--mount", "sh", "-c", hide], RUN).output();
 
-    program(&["systemctl", "start", "dbus.socket", "dbus.service"]).expect_status(0);
     assert_refused(&here, refused, "systemd.no-bus");
 }
 
@@ -96,6 +95,23 @@ fn a_worker_whose_proc_is_hidden_gets_no_key() {
     let refused = here.evanesce_under(&elsewhere, RUN).output();
 
     assert_refused(&here, refused, "systemd.hidden");
+}
+
+/// systemd says by a status what it could not do before it executed the worker.
+#[test]
+#[ignore = "needs a systemd of its own: cargo xtask systemd"]
+fn a_unit_that_systemd_cannot_start_is_refused_with_its_status() {
+    let here = installation();
+    for (more, status) in [
+        (["--uid", "4321", "--gid", "4321"].as_slice(), "217"),
+        (&["--load-credential", "evanesce.key:/not/there"], "243"),
+    ] {
+        let line = [&["run", "--spawn", "systemd"], more, &["--", "touch", "ran"]].concat();
+        let refused = here.run(&line);
+
+        assert!(refused.stderr.contains(&format!("exited with status {status}")), "{refused:?}");
+        assert_refused(&here, refused, "systemd.not-started");
+    }
 }
 
 #[test]

@@ -96,12 +96,50 @@ fn every_setting_of_the_unit_is_in_force() {
 #[ignore = "needs a systemd of its own: cargo xtask systemd"]
 fn a_worker_runs_as_the_user_and_group_that_are_named() {
     let here = installation();
+    let users = "--inline";
+    program(&["systemd-sysusers", users, "g signing 1300", "u signing 1200:1300"]).expect_status(0);
     let held = hold(&here, &["--uid", "1200", "--gid", "1300"]);
     let pid = held.worker_pid(&here);
 
     assert_eq!(line(pid, "status", "Uid:"), "1200 1200 1200 1200");
     assert_eq!(line(pid, "status", "Gid:"), "1300 1300 1300 1300");
     held.finish().expect_status(0);
+}
+
+/// systemd reads key and passphrase; neither worker nor launcher has to be able to.
+#[test]
+#[ignore = "needs a systemd of its own: cargo xtask systemd"]
+fn a_sealed_key_and_its_passphrase_come_as_credentials_of_the_unit() {
+    let here = installation();
+    here.file("artifact", "content");
+    let passphrase = here.file("passphrase", "correct horse battery staple\n");
+    let key = here.work_dir().join("release.age");
+    let (key, passphrase) = (key.to_str().unwrap(), passphrase.to_str().unwrap());
+    let make = format!("exec \"$0\" \"$@\" 3< {passphrase}");
+    let new = ["key", "new", key, "--new-passphrase-fd", "3"];
+    here.evanesce_under(&["sh", "-c", &make], new).output().expect_status(0);
+    let encrypted = here.work_dir().join("passphrase.cred");
+    let encrypted = encrypted.to_str().unwrap();
+    let name = "--name=evanesce.passphrase";
+    program(&["systemd-creds", "--with-key=host", name, "encrypt", passphrase, encrypted])
+        .expect_status(0);
+
+    let [key, clear, sealed] = [
+        format!("evanesce.key:{key}"),
+        format!("evanesce.passphrase:{passphrase}"),
+        format!("evanesce.passphrase:{encrypted}"),
+    ];
+    let sign = "ssh-keygen -q -Y sign -f \"$EVANESCE_PUBLIC_KEY_FILE\" -n file artifact";
+    for (flag, passphrase) in
+        [("--load-credential", &clear), ("--load-credential-encrypted", &sealed)]
+    {
+        let mut line = vec!["run", "--spawn", "systemd", "--load-credential", &key, flag];
+        line.extend([passphrase.as_str(), "--", "sh", "-c", sign]);
+        here.run(&line).expect_status(0);
+        here.run(&["verify", "artifact"]).expect_status(0);
+        fs::remove_file(here.work_dir().join("artifact.sig")).unwrap();
+    }
+    assert_eq!(units(), [] as [&str; 0]);
 }
 
 #[test]

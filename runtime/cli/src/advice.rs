@@ -943,7 +943,7 @@ pub const ADVICE: &[Advice] = &[
     Advice::new(
         "systemd.not-started",
         Fault::Environment,
-        "`journalctl -u` of the unit says why; where the worker cannot be executed, see that /var is not mounted noexec",
+        "`journalctl -u` of the unit says why: 203, see that /var is not mounted noexec; 217, the user of --uid has to exist; 243, a credential cannot be read",
     ),
     Advice::new(
         "systemd.other-worker",

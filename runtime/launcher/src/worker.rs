@@ -147,7 +147,7 @@ impl<C: Conversation> StartingUnit<C> {
 
     /// Waits until systemd has started it.
     pub(crate) fn ready(self) -> Result<Worker<C>, WorkerError> {
-        let process = self.unit.process()?;
+        let process = self.unit.process(self.channel.as_fd())?;
         Ok(Worker { process, channel: self.channel, unit: Some(self.unit), role: self.role })
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -22,7 +22,7 @@ use super::placement;
 use super::readback::{self, Apartness, Seen, SwapLimit, UnitFaults};
 use super::unit::{UnitPlan, Value};
 use super::worker_file::{self, WorkerFileError};
-use crate::process::{EndStatus, Gone, HeldProcess};
+use crate::process::{EndStatus, Gone, HeldProcess, is_readable_within};
 use crate::worker_image::WorkerImage;
 use evanesce_ledger::receipt::ScrubStatement;
 use evanesce_protocol::Digest;
@@ -110,11 +110,14 @@ impl Unit {
         self.plan.name()
     }
 
-    /// Takes hold of the worker's process, once systemd has started it.
-    pub(crate) fn process(&self) -> Result<HeldProcess, SystemdError> {
+    /// Takes hold of the worker's process, once it has something to say on `control`. Looking at
+    /// the unit meanwhile would keep systemd from starting it; that it failed is told by it alone.
+    pub(crate) fn process(&self, control: BorrowedFd<'_>) -> Result<HeldProcess, SystemdError> {
         let deadline = Instant::now() + START_TIMEOUT;
-        // Active means executed: `Type=exec`.
-        while self.text(UNIT, "ActiveState")? != "active" {
+        let fail = |source: io::Error| {
+            SystemdError::Bus(Box::new(zbus::Error::InputOutput(source.into())))
+        };
+        while !is_readable_within(control, LOOK_AT_UNIT).map_err(fail)? {
             // A unit is inactive before its start as well, but has not become so.
             if self.number(UNIT, "InactiveEnterTimestampMonotonic")? != 0 {
                 return Err(self.not_started());
@@ -122,7 +125,6 @@ impl Unit {
             if Instant::now() > deadline {
                 return Err(SystemdError::NoAnswer { step: "starting the worker" });
             }
-            pause(LOOK_AGAIN);
         }
         let pid = u32::try_from(self.number(SERVICE, "MainPID")?);
         let pid = pid.map_err(|_| self.unexpected("MainPID"))?;
@@ -527,6 +529,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Between two looks at a unit whose worker says nothing.
+const LOOK_AT_UNIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ use std::fmt;
 
 use evanesce_ledger::receipt::{Claim, Observer, ScrubStatement};
 use procfs::FromRead as _;
-use procfs::process::{LimitValue, Limits, Status};
+use procfs::process::Status;
 
 use super::placement;
 use super::unit::{CALLS_KEPT_OUT, ReadBack, UnitPlan, UnitUser, Value};
@@ -134,29 +134,44 @@ fn check_user(plan: &UnitPlan, seen: &Seen, findings: &mut Findings) {
 }
 
 fn check_limits(seen: &Seen, findings: &mut Findings) {
-    let Ok(limits) = Limits::from_read(seen.limits.as_bytes()) else {
+    let limits = |name| limit(&seen.limits, name);
+    let (Some(locked), Some(core)) = (limits("Max locked memory"), limits("Max core file size"))
+    else {
         return findings.fault("/proc/PID/limits cannot be understood".to_owned());
     };
     let wanted = super::unit::LOCK_LIMIT_BYTES;
-    let locked = limits.max_locked_memory;
-    for limit in [locked.soft_limit, locked.hard_limit] {
+    for limit in locked {
         match limit {
-            LimitValue::Value(bytes) if bytes == wanted => {}
-            LimitValue::Value(bytes) => findings.fault(format!(
+            Limit::Of(bytes) if bytes == wanted => {}
+            Limit::Of(bytes) => findings.fault(format!(
                 "LimitMEMLOCK was clamped: {} KiB are in force, not {}",
                 bytes / 1024,
                 wanted / 1024
             )),
-            LimitValue::Unlimited => {
-                findings.fault("LimitMEMLOCK is not in force: unlimited".to_owned());
-            }
+            Limit::None => findings.fault("LimitMEMLOCK is not in force: unlimited".to_owned()),
         }
     }
-    let core = limits.max_core_file_size;
-    let is_zero = |limit| matches!(limit, LimitValue::Value(0));
-    if !is_zero(core.soft_limit) || !is_zero(core.hard_limit) {
+    if core != [Limit::Of(0); 2] {
         findings.fault("LimitCORE is not in force".to_owned());
     }
+}
+
+/// A limit of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Limit {
+    /// In the limit's unit.
+    Of(u64),
+    None,
+}
+
+/// The soft and the hard limit of this name in `/proc/PID/limits` (proc_pid_limits(5)). `procfs`
+/// panics at a text that is none.
+fn limit(limits: &str, name: &str) -> Option<[Limit; 2]> {
+    let mut words = field(limits, name)?.split_whitespace().map(|word| match word {
+        "unlimited" => Some(Limit::None),
+        word => word.parse().ok().map(Limit::Of),
+    });
+    Some([words.next()??, words.next()??])
 }
 
 fn check_privileges(seen: &Seen, findings: &mut Findings) {
@@ -312,6 +327,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::systemd::unit::CALLS;
 
     fn plan() -> UnitPlan {
         UnitPlan {
@@ -364,11 +380,9 @@ mod tests {
             .into_iter()
             .map(|setting| (setting.name.to_owned(), setting.value))
             .collect();
-        let calls = ["read", "memfd_secret", "seccomp", "madvise", "mremap", "capget", "capset"]
-            .into_iter()
-            .chain(["uname", "landlock_create_ruleset", "landlock_add_rule"])
-            .chain(["landlock_restrict_self"]);
-        let calls = calls.map(str::to_owned).collect();
+        // systemd has put the members of groups in their place.
+        let names = CALLS.iter().filter(|call| !call.starts_with('@'));
+        let calls = names.chain(&["read"]).map(|&call| call.to_owned()).collect();
         properties.insert("SystemCallFilter".into(), Value::Allowed(calls));
         let limit = "Max locked memory         2097152              2097152              bytes";
         Seen {
