@@ -319,8 +319,8 @@ impl std::error::Error for UnitFaults {}
 
 /// How many of the settings are a seccomp filter each, at least: SystemCallFilter,
 /// RestrictAddressFamilies, RestrictNamespaces, LockPersonality, RestrictRealtime,
-/// RestrictSUIDSGID, ProtectKernelLogs, ProtectClock.
-const FILTERS_OF_SETTINGS: u32 = 8;
+/// RestrictSUIDSGID, ProtectClock.
+const FILTERS_OF_SETTINGS: u32 = 7;
 
 #[cfg(test)]
 mod tests {

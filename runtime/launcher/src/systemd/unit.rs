@@ -177,7 +177,6 @@ fn walls() -> Vec<Setting> {
     let mut walls: Vec<_> = FLAGS.iter().map(|name| same(name, Value::Flag(true))).collect();
     walls.extend([
         same("ProtectSystem", text("strict")),
-        same("ProtectHome", text("yes")),
         same("ProtectProc", text("invisible")),
         same("ProcSubset", text("pid")),
         same("KeyringMode", text("private")),
@@ -251,17 +250,14 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
-/// Walls that are up or not.
+/// Walls that are up or not. Those that hide paths and devices (PrivateDevices=, ProtectHome=,
+/// ProtectKernelTunables= and their like) are left out: the worker's Landlock refuses every path, and
+/// their mounts double the time that systemd takes to start it.
 pub(crate) const FLAGS: &[&str] = &[
     "NoNewPrivileges",
     "PrivateTmp",
-    "PrivateDevices",
     "PrivateNetwork",
     "PrivateIPC",
-    "ProtectKernelTunables",
-    "ProtectKernelModules",
-    "ProtectKernelLogs",
-    "ProtectControlGroups",
     "ProtectClock",
     "ProtectHostname",
     "MemoryDenyWriteExecute",
