@@ -7,6 +7,7 @@ mod fuzz;
 mod kills;
 mod licences;
 mod packages;
+mod playbooks;
 mod programs;
 mod readme;
 mod reproduce;
@@ -39,6 +40,7 @@ enum Task {
     Bench(bench::BenchArgs),
     Fuzz(fuzz::FuzzArgs),
     Kills(kills::KillsArgs),
+    Playbooks(playbooks::PlaybooksArgs),
     Readme(readme::ReadmeArgs),
     Reproduce(reproduce::ReproduceArgs),
     Residue(residue::ResidueArgs),
@@ -55,6 +57,7 @@ impl Task {
             Self::Bench(args) => Box::new(bench::run(args)?),
             Self::Fuzz(args) => Box::new(fuzz::run(args)?),
             Self::Kills(args) => Box::new(kills::run(args)?),
+            Self::Playbooks(args) => Box::new(playbooks::run(args)?),
             Self::Readme(args) => Box::new(readme::run(args)?),
             Self::Reproduce(args) => Box::new(reproduce::run(args)?),
             Self::Residue(args) => Box::new(residue::run(args)?),

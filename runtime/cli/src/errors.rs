@@ -169,6 +169,7 @@ coded!(
     evanesce_launcher::CommandError,
     evanesce_launcher::CustodyError,
     evanesce_launcher::EndError,
+    evanesce_launcher::FileReportError,
     evanesce_launcher::ListError,
     evanesce_launcher::NotaryError,
     evanesce_launcher::OpenError,
@@ -183,4 +184,6 @@ coded!(
     evanesce_ledger::ExportError,
     evanesce_ledger::ReadError,
     evanesce_ledger::statement::StatementError,
+    evanesce_residue::CanaryFileError,
+    evanesce_residue::ScanError,
 );
