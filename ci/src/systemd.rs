@@ -59,7 +59,7 @@ fn build_tests(release: bool) -> Result<PathBuf, SystemdError> {
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["target"]["name"] == "systemd")
         .filter_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
-        .last();
+        .next_back();
     program.ok_or(SystemdError::NoTests)
 }
 
