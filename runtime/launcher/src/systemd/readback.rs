@@ -255,7 +255,7 @@ fn mount_options<'a>(mounts: &'a str, point: &str) -> Option<(&'a str, &'a str)>
             (fields.next()? == point).then_some(())?;
             Some((fields.next()?, file_system.rsplit(' ').next()?))
         })
-        .last()
+        .next_back()
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
