@@ -207,7 +207,8 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,mount,procps,nodejs,openssh-cl
 /// What systemd-nspawn refuses to containers and a worker needs.
 const CALLS: &str = "memfd_secret landlock_create_ruleset landlock_add_rule landlock_restrict_self";
 
-const UNIT: &str = "evanesce-tests.service";
+/// Not named as a worker's unit is.
+const UNIT: &str = "tests-of-units.service";
 const SHARED: &str = "/evanesce-tests";
 const LOG: &str = "/evanesce-tests/log";
 
