@@ -85,7 +85,7 @@ fn check_properties(plan: &UnitPlan, seen: &Seen, findings: &mut Findings) {
         let holds = match (setting.expected_back, found) {
             (ReadBack::Elsewhere, _) => continue,
             (_, None) => false,
-            (ReadBack::Same, Some(found)) => *found == setting.value,
+            (ReadBack::Same, Some(found)) => is_same(&setting.value, found),
             (ReadBack::Expanded, Some(found)) => is_expansion(&setting.value, found),
         };
         match holds {
@@ -100,6 +100,16 @@ fn check_properties(plan: &UnitPlan, seen: &Seen, findings: &mut Findings) {
     }
     let detail = format!("{count} properties of {} read back", plan.name());
     findings.hold(Claim::UnitSettings, Observer::ObservedOutside, detail);
+}
+
+/// Whether a value is the one that was asked for. systemd keeps pairs in no order.
+fn is_same(asked: &Value, found: &Value) -> bool {
+    match (asked, found) {
+        (Value::Pairs(asked), Value::Pairs(found)) => {
+            asked.len() == found.len() && asked.iter().all(|pair| found.contains(pair))
+        }
+        _ => asked == found,
+    }
 }
 
 /// Whether a list of system calls is what systemd makes of ours.
@@ -435,6 +445,17 @@ mod tests {
             });
             assert!(gone.contains(setting.name), "{gone}");
             assert!(other.contains(setting.name), "{other}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_the_same_in_any_order_and_no_others() {
+        let pair = |name: &str| (name.to_owned(), "/etc/key".to_owned());
+        let asked = Value::Pairs(vec![pair("a"), pair("b")]);
+
+        assert!(is_same(&asked, &Value::Pairs(vec![pair("b"), pair("a")])));
+        for other in [vec![pair("a")], vec![pair("a"), pair("c")], vec![]] {
+            assert!(!is_same(&asked, &Value::Pairs(other)));
         }
     }
 
