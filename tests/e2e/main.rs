@@ -20,6 +20,7 @@ mod rotation;
 mod run;
 mod tools;
 mod tsm_fs;
+mod units;
 
 #[path = "../../runtime/appraisal/tests/support/der.rs"]
 mod der;
