@@ -51,15 +51,16 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     snp.chain(tdx).chain(policies).collect()
 }
 
-/// Appraises, and asks for the policy that accepts just this.
-fn look_at(evidence: Evidence<'_>, policy: &Policy, roots: &Roots, at: OffsetDateTime) -> Outcome {
+/// Appraises, and asks for the policy that accepts just this; says whether there is one.
+fn look_at(evidence: Evidence<'_>, policy: &Policy, roots: &Roots, at: OffsetDateTime) -> bool {
     let appraisal = appraise(evidence, Expected::ReportData(&[0x13; 64]), policy, roots, at);
-    let outcome = appraisal.outcome();
-    assert_eq!(outcome == Outcome::Trusted, appraisal.failures().next().is_none(), "{appraisal:?}");
-    if let Ok(policy) = policy_from_evidence(evidence, None, roots, at) {
+    let is_trusted = appraisal.outcome() == Outcome::Trusted;
+    assert_eq!(is_trusted, appraisal.failures().next().is_none(), "{appraisal:?}");
+    let policy = policy_from_evidence(evidence, None, roots, at);
+    policy.is_ok_and(|policy| {
         written_and_read(&policy);
-    }
-    outcome
+        true
+    })
 }
 
 fn policy(text: &[u8]) {
