@@ -331,17 +331,25 @@ fn at_a_terminal_ctrl_c_reaches_the_command_and_a_stopped_job_goes_on() {
          \x20   seen = seen.split(text, 1)[1]\n\
          def say(text): os.write(terminal, text.encode())\n\
          say('PS1=; ' + sys.argv[1] + '\\n')\n\
-         until('com' + 'mand runs'); until('com' + 'mand runs')\n\
+         until('command runs')\n\
          say('\\x1a'); until('Stopped')\n\
          say('echo status $((40 + 2)); fg\\n'); until('status 42')\n\
          say('again\\n'); until('went on')\n\
          say('\\x03'); until('interrupted'); until('destroyed')\n\
          say('echo ended with $?\\n'); until('ended with 7')\n",
     );
-    let command = "trap 'echo interrupted; exit 7' INT; echo command runs; \
-        read word; echo went on; while :; do read word || sleep 0.1; done";
-    let job =
-        format!("{} run --workload-id job -- sh -c \"{command}\"", here.program_file().display());
+    // A file of its own: the shell prints a job's line when it stops and when it goes on, and what
+    // the command says must not be in it.
+    let command = here.file(
+        "command.sh",
+        "trap 'echo interrupted; exit 7' INT; echo command runs\n\
+         read word; echo went on; while :; do read word || sleep 0.1; done\n",
+    );
+    let job = format!(
+        "{} run --workload-id job -- sh {}",
+        here.program_file().display(),
+        command.display()
+    );
 
     here.program("python3", [session.as_os_str(), job.as_ref()]).output().expect_status(0);
 
