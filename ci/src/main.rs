@@ -9,6 +9,7 @@ mod licences;
 mod packages;
 mod programs;
 mod readme;
+mod rekor;
 mod reproduce;
 mod residue;
 mod sbom;
@@ -29,6 +30,7 @@ enum Task {
     Fuzz(fuzz::FuzzArgs),
     Kills(kills::KillsArgs),
     Readme(readme::ReadmeArgs),
+    Rekor(rekor::RekorArgs),
     Reproduce(reproduce::ReproduceArgs),
     Residue(residue::ResidueArgs),
     Sbom(sbom::SbomArgs),
@@ -44,6 +46,7 @@ impl Task {
             Self::Fuzz(args) => Box::new(fuzz::run(args)?),
             Self::Kills(args) => Box::new(kills::run(args)?),
             Self::Readme(args) => Box::new(readme::run(args)?),
+            Self::Rekor(args) => Box::new(rekor::run(args)?),
             Self::Reproduce(args) => Box::new(reproduce::run(args)?),
             Self::Residue(args) => Box::new(residue::run(args)?),
             Self::Sbom(args) => Box::new(sbom::run(args)?),

@@ -18,6 +18,7 @@ mod residue;
 mod rotation;
 mod run;
 mod tools;
+mod transparency;
 mod tsm_fs;
 
 #[path = "../../runtime/appraisal/tests/support/der.rs"]

@@ -82,6 +82,15 @@ impl<'a> Context<'a> {
         Ok(self.state_dir()?.join("ledger"))
     }
 
+    /// The directory of the local log, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Where no directory is named anywhere.
+    pub fn log_dir(&self) -> Result<PathBuf, CommandError> {
+        Ok(self.state_dir()?.join("log"))
+    }
+
     /// The directory of the notary's public keys, which need not exist.
     ///
     /// # Errors
@@ -110,7 +119,12 @@ impl<'a> Context<'a> {
         self.environment.credentials_directory.clone()
     }
 
-    fn state_dir(&self) -> Result<PathBuf, CommandError> {
+    /// The state directory, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Where none is named anywhere.
+    pub fn state_dir(&self) -> Result<PathBuf, CommandError> {
         let named = self.settings().state_dir.as_ref();
         Ok(directories::state_dir(named.map(|dir| dir.value.as_path()))?)
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use evanesce_ledger::NotaryKey;
 
+use crate::cosign;
 use crate::extend::Notaries;
 use crate::files::{self, FileError};
 use crate::merkle::{self, NodeHash, Nodes, TILE_WIDTH, Tree};
@@ -81,6 +82,11 @@ impl LogReader {
         });
         let (note, checkpoint, key) =
             opened.map_err(|source| LogError::Checkpoint { path, source })?;
+        let mut note = note;
+        for line in cosign::read(directory, checkpoint.size)? {
+            note.push_str(&line);
+            note.push('\n');
+        }
         let tiles = TileFiles::new(&directory.tiles(), checkpoint.size);
         Ok(Some(Self { directory: directory.clone(), checkpoint, note, key, tiles }))
     }
@@ -90,7 +96,7 @@ impl LogReader {
         &self.checkpoint
     }
 
-    /// The checkpoint as it is signed.
+    /// The checkpoint as it is signed, with the lines of witnesses that were kept.
     pub fn note(&self) -> &str {
         &self.note
     }
@@ -107,6 +113,11 @@ impl LogReader {
     /// [`LogError`].
     pub fn notaries(&self) -> Result<Vec<KnownNotary>, LogError> {
         Ok(Notaries::read(&self.directory)?.known())
+    }
+
+    /// The keys that any checkpoint of this log can be signed with.
+    pub(crate) fn known_keys(&self) -> Result<Vec<NotaryKey>, LogError> {
+        Ok(self.notaries()?.into_iter().map(|notary| notary.key).collect())
     }
 
     /// The bytes of an entry.

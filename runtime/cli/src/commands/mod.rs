@@ -6,6 +6,7 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod key;
+pub mod log;
 pub mod man;
 pub mod notary;
 pub mod plan;

@@ -5,14 +5,15 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use evanesce_launcher::{
-    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, Plan, RotateError, Rotated,
-    RotationOrder, RunError, Unlock, Workload,
+    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, NotarySession, Plan, RotateError,
+    Rotated, RotationOrder, RunError, Unlock, Workload,
 };
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::KeyFate;
 use evanesce_protocol::PublicKey;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::grant::{Grant, Grants};
+use evanesce_transparency::publish::TargetName;
 use serde::Serialize;
 
 use crate::commands::attest::input::add_kept_endorsements;
@@ -23,7 +24,9 @@ use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
+use crate::local_log::LocalLog;
 use crate::new_file::{self, Existing};
+use crate::publisher::{self, Publishing};
 use crate::receipt_text;
 use crate::ui::{self, Report, Stream};
 
@@ -68,6 +71,13 @@ pub struct RunArgs {
 
     #[command(flatten)]
     seal: SealArgs,
+
+    /// Publish what the log has by then to TARGET, of `log target`, afterwards (can be repeated)
+    ///
+    /// In a process of its own, for which at most a minute is waited. Whatever comes of it, the exit
+    /// status is the command's; what is not published waits.
+    #[arg(long, value_name = "TARGET")]
+    publish: Vec<TargetName>,
 
     /// Write the signed receipt to FILE
     #[arg(long, value_name = "FILE")]
@@ -177,6 +187,10 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         new_file::check(path, existing)?;
     }
     // Before there is a key: no key for a command that cannot be started.
+    let outbox = LocalLog::of(context)?.outbox();
+    for target in &args.publish {
+        outbox.files(target)?;
+    }
     let command = CommandLine::resolve(&args.command, context.variables())?;
     let plan = args.plan(context, command.name())?;
     args.key.source.warn(context);
@@ -187,7 +201,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         context.ui().say(&format!("evanesce: workload {id} signs with {key}"));
     }
     let (public_key, outcome) = (*workload.public_key(), workload.run(&command));
-    let (ended, rotated) = end(&launcher, workload, &outcome, order.as_ref())?;
+    let (ended, rotated) = end(context, &launcher, workload, &outcome, order.as_ref())?;
     let mut report = RunReport::new(public_key, outcome, &ended, args.quiet);
     match rotated {
         None => {}
@@ -210,10 +224,31 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
             report.fail(error, Exit::Refused);
         }
     }
+    if !args.publish.is_empty() {
+        report.publishing = Some(publisher::publish(&context.state_dir()?, &args.publish));
+    }
     Ok(report)
 }
 
+/// Puts what was signed in the local log. Where that fails the next command does it: all of it is in
+/// the ledger.
+fn grow_log(context: &Context<'_>, launcher: &Launcher, notary: Option<NotarySession>) {
+    let grown = LocalLog::of(context).and_then(|log| {
+        let Some(mut notary) = notary else {
+            return Ok(log.extend(launcher)?);
+        };
+        let grown = log.extend_with(&mut notary)?;
+        notary.close()?;
+        Ok(grown)
+    });
+    if let Err(error) = grown {
+        let clauses = error.clauses().join(": ");
+        context.ui().say(&format!("evanesce: the log waits for the next command: {clauses}"));
+    }
+}
+
 fn end(
+    context: &Context<'_>,
     launcher: &Launcher,
     workload: Workload<'_>,
     outcome: &Result<CommandEnd, RunError>,
@@ -227,9 +262,15 @@ fn end(
     let ended = match order {
         Some(order) => launcher
             .end_rotated(workload, reason, order)
-            .map(|(ended, rotated)| (ended, Some(rotated))),
-        None => workload.end(reason).map(|ended| (ended, None)),
+            .map(|(ended, rotated)| (ended, Some(rotated), None)),
+        None => workload
+            .end_keeping_notary(reason)
+            .map(|(ended, notary)| (ended, None, Some(notary))),
     };
+    let ended = ended.map(|(ended, rotated, notary)| {
+        grow_log(context, launcher, notary);
+        (ended, rotated)
+    });
     ended.map_err(|source| FateError {
         id,
         command: match outcome {
@@ -252,6 +293,7 @@ pub struct RunReport {
     receipt_row: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation: Option<HandoverReport>,
+    publishing: Option<Publishing>,
     #[serde(skip)]
     exit: Exit,
     #[serde(skip)]
@@ -275,6 +317,7 @@ impl RunReport {
             receipt: ended.receipt.clone(),
             receipt_row: ended.row,
             rotation: None,
+            publishing: None,
             exit,
             quiet,
         };
@@ -313,6 +356,11 @@ impl Report for RunReport {
                 rotation.render(err)?;
             }
         }
+        match &self.publishing {
+            None => {}
+            Some(Publishing::Done) if self.quiet => {}
+            Some(publishing) => writeln!(err, "published {}", publishing_text(publishing))?,
+        }
         match (&self.error, self.command) {
             (Some(error), Some(end)) => {
                 writeln!(err, "command   {}", receipt_text::command_end(end))?;
@@ -325,6 +373,23 @@ impl Report for RunReport {
 
     fn json_stream(&self) -> Stream {
         Stream::Error
+    }
+}
+
+fn publishing_text(publishing: &Publishing) -> String {
+    match publishing {
+        Publishing::Done => "everything".into(),
+        Publishing::GoesOn => "not yet: it goes on in the background".into(),
+        Publishing::NotStarted { reason } => format!("nothing: {reason}"),
+        Publishing::Waits { report } => {
+            let reason = |target: &serde_json::Value| {
+                Some(target["stopped"]["failed"]["message"].as_str()?.to_owned())
+            };
+            let targets = report.as_ref().and_then(|report| report["targets"].as_array());
+            let reason = targets.into_iter().flatten().find_map(reason);
+            let reason = reason.unwrap_or_else(|| "`evanesce log publish` says why".into());
+            format!("not everything, the rest waits: {reason}")
+        }
     }
 }
 
