@@ -2,8 +2,8 @@
 """Publishes to real logs, and has strangers check what comes of it. Run by `cargo xtask rekor`.
 
 Starts on loopback: Rekor v2 (POSIX storage) behind a small front that serves its tiles, a timestamp
-authority, and Rekor v1 with Trillian and PostgreSQL. Signs, ends a workload, replaces the notary,
-publishes all of it; verifies each bundle with `evanesce verify --bundle` and with @sigstore/verify,
+authority, and Rekor v1 with Trillian and PostgreSQL. Signs, ends a workload, rotates a key, publishes
+all of it; verifies each bundle with `evanesce verify --bundle` and with @sigstore/verify,
 and shows that both refuse what was changed. Tessera's fsck reads the local log.
 
     rekor.py EVANESCE TOOLS NODE-MODULES WORK
@@ -28,7 +28,7 @@ from pathlib import Path
 EVANESCE, TOOLS, NODE, WORK = (Path(argument).absolute() for argument in sys.argv[1:5])
 VERIFIER = Path(__file__).resolve().parents[2] / "tests/verify_bundle.mjs"
 START = "2020-01-01T00:00:00Z"
-KINDS = ("signature", "receipt", "rotation")
+KINDS = ("signature", "receipt", "key-rotation")
 processes = []
 
 
@@ -230,7 +230,7 @@ def start_v1():
 
 
 class Site:
-    """One installation, with a signed file, an ended key, and a notary that was replaced."""
+    """One installation, with a signed file, an ended key, and a key that handed over to another."""
 
     def __init__(self):
         self.dir = WORK / "site"
@@ -244,16 +244,29 @@ class Site:
         self.first = (self.dir / "state/notary/notary.pem").read_bytes()
         (self.dir / "notary.pem").write_bytes(self.first)
         self.evanesce("run", "--workload-id", "ended", "--", "true")
-        self.evanesce("notary", "rotate", "--reason", "yearly")
-        self.evanesce("run", "--", "true")
+        self.evanesce("key", "new", "release.age", secrets=["--new-passphrase-fd"])
+        self.evanesce("key", "rotate", "release.age", secrets=["--passphrase-fd", "--new-passphrase-fd"])
         rows = [json.loads(line) for line in self.evanesce("audit", "show", "--json").stdout.splitlines()]
         find = lambda test: next(row["seq"] for row in rows if test(row))
         self.rows = {"signature": find(lambda row: row["event"] == "statement"),
                      "receipt": find(lambda row: row["event"] == "receipt" and row["workload"] == "ended"),
-                     "rotation": find(lambda row: row["event"] == "notary" and row.get("rotation"))}
+                     "key-rotation": find(lambda row: row["event"] == "key-rotated")}
 
-    def evanesce(self, *arguments, status=0):
-        return run(EVANESCE, "--state-dir", self.dir / "state", *arguments, status=status, **self.options)
+    def evanesce(self, *arguments, status=0, secrets=()):
+        """Runs it; each flag of `secrets` gets a descriptor from which a passphrase is read."""
+        descriptors = []
+        for flag in secrets:
+            reading, writing = os.pipe()
+            os.write(writing, b"a passphrase for a test\n")
+            os.close(writing)
+            descriptors.append(reading)
+            arguments += (flag, str(reading))
+        try:
+            return run(EVANESCE, "--state-dir", self.dir / "state", *arguments, status=status,
+                       pass_fds=descriptors, **self.options)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def add(self, name, config, root):
         for kind, content in (("config", config), ("root", root)):

@@ -72,6 +72,43 @@ fn a_receipt_is_proven_to_be_in_the_log_and_the_log_checks() {
     here.run(&["log", "proof", "9"]).expect_refusal(2, "log.no-entry");
 }
 
+/// What a key signed before it handed over still verifies afterwards; the handover says so by its
+/// place in the log.
+#[test]
+fn what_a_key_signed_before_it_was_rotated_still_verifies() {
+    if peers::missing(&["bash"]) {
+        return;
+    }
+    let here = installation();
+    here.file("file", "contents");
+    let shell = |line: &str| {
+        here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0)
+    };
+    shell("\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
+    shell("\"$0\" sign file --key release.age --passphrase-fd 3 3< <(echo secret)");
+    shell(
+        "\"$0\" key rotate release.age --passphrase-fd 3 --new-passphrase-fd 4 \
+         3< <(echo secret) 4< <(echo secret)",
+    );
+
+    let verdict = here.json(&["verify", "file", "--bundle", "file.sigstore.json"]);
+    assert_eq!(verdict["outcome"], "trusted", "{verdict:#}");
+    let checked = verdict["checked"].to_string();
+    assert!(checked.contains("generation 1 of the key was the current one"), "{verdict:#}");
+    // Elsewhere the rotation's own bundle says the same, and without it nobody knows of one.
+    let rows = here.run(&["audit", "show", "--json"]).expect_status(0).stdout;
+    let rotation = rows.lines().find(|row| row.contains("\"key-rotated\"")).unwrap();
+    let row: serde_json::Value = serde_json::from_str(rotation).unwrap();
+    let row = row["seq"].to_string();
+    here.run(&["log", "proof", "--row", &row, "-o", "r.json", "--artifact", "new.key"])
+        .expect_status(0);
+    let rotated = here.json(&["verify", "new.key", "--bundle", "r.json"]);
+    let found = (&rotated["outcome"], &rotated["kind"]);
+    assert_eq!(found, (&"trusted".into(), &"key-rotation".into()), "{rotated:#}");
+    let with = ["verify", "file", "--bundle", "file.sigstore.json", "--rotation", "r.json"];
+    assert_eq!(here.json(&with)["outcome"], "trusted");
+}
+
 /// The ledger of an earlier version has no log; it gets one.
 #[test]
 fn a_log_that_is_gone_or_never_was_is_made_from_the_ledger() {

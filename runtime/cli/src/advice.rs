@@ -610,11 +610,7 @@ pub const ADVICE: &[Advice] = &[
         Fault::Refusal,
         "the ledger is not the one that was signed: restore it, or move ledger and log aside together to start anew",
     ),
-    Advice::new(
-        "log.export",
-        Fault::Environment,
-        "see that there is room where the archive goes",
-    ),
+    Advice::new("log.export", Fault::Environment, "see that there is room where the archive goes"),
     Advice::new(
         "log.file",
         Fault::Environment,
@@ -650,11 +646,7 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "run a workload first, or name its state with --state-dir",
     ),
-    Advice::new(
-        "log.not-published",
-        Fault::Misuse,
-        "publish it first with `evanesce log publish`",
-    ),
+    Advice::new("log.not-published", Fault::Misuse, "publish it first with `evanesce log publish`"),
     Advice::new(
         "log.other-ledger",
         Fault::Refusal,
@@ -1020,16 +1012,8 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "`evanesce ps` lists the workloads that are alive; `evanesce audit receipt` shows the end of others",
     ),
-    Advice::new(
-        "target.damaged",
-        Fault::Refusal,
-        "remove the target and add it again",
-    ),
-    Advice::new(
-        "target.exists",
-        Fault::Misuse,
-        "choose another name, or remove the target first",
-    ),
+    Advice::new("target.damaged", Fault::Refusal, "remove the target and add it again"),
+    Advice::new("target.exists", Fault::Misuse, "choose another name, or remove the target first"),
     Advice::new(
         "target.file",
         Fault::Environment,
@@ -1080,6 +1064,11 @@ pub const ADVICE: &[Advice] = &[
         "verify.not-a-receipt",
         Fault::Misuse,
         "name a receipt's bundle, or what `audit receipt --format json` prints, and its notary with --notary",
+    ),
+    Advice::new(
+        "verify.not-a-rotation",
+        Fault::Misuse,
+        "name the bundle of a key rotation, from `evanesce log proof`, whose log and notary are trusted",
     ),
     Advice::new(
         "worker-image.other-worker",

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    attest, audit, completions, config, doctor, key, log as log_command, man, notary, ps, run, shred,
-    sign, stop, verify,
+    attest, audit, completions, config, doctor, key, log as log_command, man, notary, ps, run,
+    shred, sign, stop, verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
 use crate::context::{Configuration, Context};

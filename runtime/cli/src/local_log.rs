@@ -154,6 +154,29 @@ impl LocalLog {
     }
 }
 
+/// Grows the log by what a command put in the ledger. Where that fails the next command does it, and
+/// this one is none the worse: all of it is in the ledger.
+pub fn grow(context: &Context<'_>, launcher: &Launcher) {
+    grown(context, LocalLog::of(context).and_then(|log| Ok(log.extend(launcher)?)));
+}
+
+/// As [`grow`], with a notary that is at work already and is closed then.
+pub fn grow_with(context: &Context<'_>, mut notary: NotarySession) {
+    let extended = LocalLog::of(context).and_then(|log| {
+        let extended = log.extend_with(&mut notary)?;
+        notary.close()?;
+        Ok(extended)
+    });
+    grown(context, extended);
+}
+
+fn grown(context: &Context<'_>, extended: Result<Extended, CommandError>) {
+    if let Err(error) = extended {
+        let clauses = error.clauses().join(": ");
+        context.ui().say(&format!("evanesce: the log waits for the next command: {clauses}"));
+    }
+}
+
 /// There is no log.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no log in {}", directory.display())]

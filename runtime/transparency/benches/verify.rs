@@ -11,8 +11,8 @@ use std::hint::black_box;
 use criterion::{Criterion, criterion_group, criterion_main};
 use evanesce_ledger::{NotaryKey, Outcome};
 use evanesce_protocol::Digest;
+use evanesce_transparency::KnownRotations;
 use evanesce_transparency::trust::parse_trusted_root;
-use evanesce_transparency::verify::NoGenerations;
 use evanesce_transparency::{BundleVerifier, Given, KnownNotary};
 use sha2::{Digest as _, Sha512};
 use sigstore_types::{ArtifactDigest, Bundle, DerPublicKey, Sha256Hash};
@@ -40,7 +40,8 @@ fn verify(criterion: &mut Criterion) {
     for (name, bundle, artifact) in samples {
         let sha512 = Sha512::digest(artifact).into();
         let sha256 = Digest::of(artifact);
-        let given = Given { sha256, sha512: &sha512, receipt: None, generations: &NoGenerations };
+        let given =
+            Given { sha256, sha512: &sha512, receipt: None, rotations: &KnownRotations::default() };
         let mut group = criterion.benchmark_group(name);
         group.bench_function("evanesce", |bencher| {
             bencher.iter(|| {

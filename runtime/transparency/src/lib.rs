@@ -50,4 +50,6 @@ pub use files::FileError;
 pub use publish::{Outbox, Target};
 pub use reader::{LogDirectory, LogError, LogReader};
 pub use trust::KnownNotary;
-pub use verify::{BundleVerdict, BundleVerifier, Given, verify_bundle};
+pub use verify::{
+    BundleVerdict, BundleVerifier, Given, KnownRotation, KnownRotations, verify_bundle,
+};

@@ -14,7 +14,7 @@ use crate::files::{self, FileError};
 use crate::merkle::{self, NodeHash, Nodes, TILE_WIDTH, Tree};
 use crate::note::{LogCheckpoint, NOTE_BYTES_MAX, NoteError};
 use crate::tile::{self, ENTRY_BYTES_MAX, TilePath};
-use crate::trust::KnownNotary;
+use crate::trust::{KnownNotary, Place};
 
 /// The files of a local log, below the directory of an installation's log.
 #[derive(Clone, Debug)]
@@ -112,7 +112,15 @@ impl LogReader {
     ///
     /// [`LogError`].
     pub fn notaries(&self) -> Result<Vec<KnownNotary>, LogError> {
-        Ok(Notaries::read(&self.directory)?.known())
+        let known = Notaries::read(&self.directory)?.known().into_iter();
+        known
+            .map(|(mut notary, row)| {
+                if let (Some(until), Some(row)) = (&mut notary.until, row) {
+                    until.place = self.place_of(row)?;
+                }
+                Ok(notary)
+            })
+            .collect()
     }
 
     /// The keys that any checkpoint of this log can be signed with.
@@ -204,6 +212,16 @@ impl LogReader {
             }
         }
         Ok(None)
+    }
+
+    /// Where the entry of a row is; `None` where it has none, or none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`].
+    pub fn place_of(&self, row: u64) -> Result<Option<Place>, LogError> {
+        let origin = self.checkpoint.origin.to_string();
+        Ok(self.index_of(row)?.map(|index| Place { origin, index }))
     }
 
     fn has(&self, index: u64) -> Result<(), LogError> {

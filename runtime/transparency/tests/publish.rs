@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use evanesce_ledger::row::StatementRow;
 use evanesce_ledger::{Event, Ledger, LedgerId, NewRow, Outcome, SignatureRecord};
+use evanesce_transparency::KnownRotations;
 use evanesce_transparency::publish::{Http, Outbox, Pause, Published, Stopped, TargetName};
-use evanesce_transparency::verify::NoGenerations;
 use evanesce_transparency::{
     Bundle, Given, LogDirectory, LogReader, Sources, extend, verify_bundle,
 };
@@ -122,7 +122,7 @@ fn every_entry_is_published_once_and_its_bundle_holds() {
         sha256: format!("sha256:{:064x}", 2).parse().unwrap(),
         sha512: &[0x55; 64],
         receipt: None,
-        generations: &NoGenerations,
+        rotations: &KnownRotations::default(),
     };
     let root = std::fs::read_to_string(site.log.path().join("targets/test/trusted_root.json"));
     let root = evanesce_transparency::trust::parse_trusted_root(&root.unwrap()).unwrap();

@@ -20,7 +20,8 @@ fn every_frozen_statement_fits_its_published_schema_and_a_spoilt_one_does_not() 
     let kinds = [
         ("signature", "signature-v1"),
         ("receipt", "receipt-v1"),
-        ("rotation", "notary-rotation-v1"),
+        ("key-rotation", "key-rotation-v1"),
+        ("notary-rotation", "notary-rotation-v1"),
     ];
     let dir = tempfile::tempdir().unwrap();
     for (kind, schema) in kinds {

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use evanesce_launcher::{
-    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, NotarySession, Plan, RotateError,
-    Rotated, RotationOrder, RunError, Unlock, Workload,
+    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, NotarySession, Plan,
+    RotateError, Rotated, RotationOrder, RunError, Unlock, Workload,
 };
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::KeyFate;
@@ -24,7 +24,7 @@ use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
-use crate::local_log::LocalLog;
+use crate::local_log::{self, LocalLog};
 use crate::new_file::{self, Existing};
 use crate::publisher::{self, Publishing};
 use crate::receipt_text;
@@ -230,23 +230,6 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
     Ok(report)
 }
 
-/// Puts what was signed in the local log. Where that fails the next command does it: all of it is in
-/// the ledger.
-fn grow_log(context: &Context<'_>, launcher: &Launcher, notary: Option<NotarySession>) {
-    let grown = LocalLog::of(context).and_then(|log| {
-        let Some(mut notary) = notary else {
-            return Ok(log.extend(launcher)?);
-        };
-        let grown = log.extend_with(&mut notary)?;
-        notary.close()?;
-        Ok(grown)
-    });
-    if let Err(error) = grown {
-        let clauses = error.clauses().join(": ");
-        context.ui().say(&format!("evanesce: the log waits for the next command: {clauses}"));
-    }
-}
-
 fn end(
     context: &Context<'_>,
     launcher: &Launcher,
@@ -263,12 +246,15 @@ fn end(
         Some(order) => launcher
             .end_rotated(workload, reason, order)
             .map(|(ended, rotated)| (ended, Some(rotated), None)),
-        None => workload
-            .end_keeping_notary(reason)
-            .map(|(ended, notary)| (ended, None, Some(notary))),
+        None => {
+            workload.end_keeping_notary(reason).map(|(ended, notary)| (ended, None, Some(notary)))
+        }
     };
     let ended = ended.map(|(ended, rotated, notary)| {
-        grow_log(context, launcher, notary);
+        match notary {
+            Some(notary) => local_log::grow_with(context, notary),
+            None => local_log::grow(context, launcher),
+        }
         (ended, rotated)
     });
     ended.map_err(|source| FateError {

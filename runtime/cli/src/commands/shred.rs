@@ -46,7 +46,9 @@ pub fn run(args: &ShredArgs, context: &Context<'_>) -> Result<ShredReport, Comma
     if !args.yes {
         confirm(&target, context)?;
     }
-    let Shredded { receipt, row, .. } = context.launcher()?.shred(&target)?;
+    let launcher = context.launcher()?;
+    let Shredded { receipt, row, .. } = launcher.shred(&target)?;
+    local_log::grow(context, &launcher);
     Ok(ShredReport { receipt, receipt_row: row })
 }
 

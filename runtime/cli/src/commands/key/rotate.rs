@@ -15,6 +15,7 @@ use crate::commands::run::UnprovenError;
 use crate::context::Context;
 use crate::errors::{CommandError, ErrorRecord};
 use crate::exit::Exit;
+use crate::local_log;
 use crate::receipt_text;
 use crate::ui::{self, FAINT};
 
@@ -54,7 +55,9 @@ pub(super) fn run(args: &RotateArgs, context: &Context<'_>) -> Result<RotateRepo
         reason: args.reason.clone(),
         degraded: args.strength.degraded(context),
     };
-    let rotated = context.launcher()?.rotate_key(&order)?;
+    let launcher = context.launcher()?;
+    let rotated = launcher.rotate_key(&order)?;
+    local_log::grow(context, &launcher);
     Ok(RotateReport::new(args.file.clone(), rotated))
 }
 

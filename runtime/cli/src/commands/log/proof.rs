@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use evanesce_ledger::notary::NotaryRotation;
+use evanesce_ledger::rotation::KeyRotation;
 use evanesce_ledger::{Envelope, Reader, Receipt, Statement};
 use evanesce_protocol::WorkloadId;
 use evanesce_transparency::LogReader;
@@ -130,6 +131,9 @@ impl ProofArgs {
 fn artifact_of(envelope: &Envelope) -> Option<Vec<u8>> {
     if let Ok(receipt) = Statement::<Receipt>::parse_unverified(envelope) {
         return Some(receipt.predicate().key.public_key.as_bytes().to_vec());
+    }
+    if let Ok(rotation) = Statement::<KeyRotation>::parse_unverified(envelope) {
+        return Some(rotation.predicate().successor.as_bytes().to_vec());
     }
     let rotation = Statement::<NotaryRotation>::parse_unverified(envelope).ok()?;
     Some(rotation.predicate().successor.spki().to_vec())

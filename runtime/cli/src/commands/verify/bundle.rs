@@ -3,16 +3,19 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use evanesce_ledger::rotation::{KeyRotation, history};
 use evanesce_ledger::{
-    Envelope, NotaryKey, Outcome, ReadError, Reader, Receipt, SignatureRecord, Statement,
+    Envelope, NotaryKey, NotaryKeys, Outcome, ReadError, Reader, Receipt, SignatureRecord,
+    Statement,
 };
 use evanesce_protocol::Digest;
 use evanesce_transparency::bundle::BUNDLE_BYTES_MAX;
 use evanesce_transparency::trust::{
-    TRUSTED_ROOT_BYTES_MAX, local_trusted_root, parse_trusted_root,
+    HandedOver, Place, TRUSTED_ROOT_BYTES_MAX, TrustedRoot, local_trusted_root, parse_trusted_root,
 };
-use evanesce_transparency::verify::NoGenerations;
-use evanesce_transparency::{BundleVerdict, Given, KnownNotary, verify_bundle};
+use evanesce_transparency::{
+    BundleVerdict, Given, KnownNotary, KnownRotation, KnownRotations, LogReader, verify_bundle,
+};
 use serde::Serialize;
 
 use crate::commands::audit;
@@ -41,6 +44,13 @@ pub(super) struct BundleArgs {
     /// Take the receipt of the key from FILE: a bundle, or what `audit receipt --format json` prints
     #[arg(long, value_name = "FILE", requires = "bundle")]
     receipt: Option<PathBuf>,
+
+    /// Know of the key rotation in FILE, a bundle (can be repeated)
+    ///
+    /// Rotations in the ledger here are known. What a key signed after it was retired is refused; what
+    /// it signed before is not, where log or time tell.
+    #[arg(long = "rotation", value_name = "FILE", requires = "bundle")]
+    rotations: Vec<PathBuf>,
 
     /// Open no network connection
     ///
@@ -89,11 +99,19 @@ pub(super) fn run(
         Some(path) => Some(read_receipt(path, &keys)?),
         None => receipt_in_ledger(&bundle, own.ledger(), &keys)?,
     };
+    let mut rotations = match &log {
+        Some(log) => rotations_in_ledger(&bundle, own.ledger(), log)?,
+        None => Vec::new(),
+    };
+    for path in &args.rotations {
+        rotations.push(read_rotation(path, &root, &notaries)?);
+    }
+    let rotations = KnownRotations::new(rotations);
     let given = Given {
         sha256: Digest::from_bytes(digests.sha256),
         sha512: &digests.sha512,
         receipt: receipt.as_ref(),
-        generations: &NoGenerations,
+        rotations: &rotations,
     };
     let verdict = verify_bundle(&bundle, root, &notaries, &given)?;
     let (file, bundle) = (asked.file.to_owned(), asked.bundle.to_owned());
@@ -159,6 +177,67 @@ fn receipt_in_ledger(
     Ok(receipt.filter(|receipt| receipt.key.public_key == record.public_key))
 }
 
+/// The rotations of the key that a record names, as far as this installation's ledger tells and
+/// they hold.
+fn rotations_in_ledger(
+    bundle: &[u8],
+    ledger: &Path,
+    log: &LogReader,
+) -> Result<Vec<KnownRotation>, CommandError> {
+    let record = envelope_in(bundle)
+        .and_then(|envelope| Statement::<SignatureRecord>::parse_unverified(&envelope).ok());
+    let Some(record) = record else {
+        return Ok(Vec::new());
+    };
+    // The first of them: it handed over to the others, and `history` follows.
+    let first = log.notaries()?.into_iter().map(|notary| notary.key).take(1);
+    let reader = Reader::open(ledger)?;
+    let all = history(&reader, NotaryKeys::new(first), &record.predicate().public_key)?;
+    let mut known = Vec::new();
+    for entry in all.into_iter().filter(|entry| entry.problems.is_empty()) {
+        let place = log.place_of(entry.row)?;
+        known.push(known_rotation(&entry.rotation, place));
+    }
+    Ok(known)
+}
+
+fn known_rotation(rotation: &KeyRotation, place: Option<Place>) -> KnownRotation {
+    KnownRotation {
+        generation: rotation.generation,
+        retired: rotation.retired,
+        successor: rotation.successor,
+        handed_over: HandedOver { at: rotation.at, place },
+    }
+}
+
+/// Reads the bundle of a rotation, which has to hold itself.
+fn read_rotation(
+    path: &Path,
+    root: &TrustedRoot,
+    notaries: &[KnownNotary],
+) -> Result<KnownRotation, CommandError> {
+    let bundle = read_bundle(path)?;
+    let rotation = envelope_in(&bundle)
+        .and_then(|envelope| Statement::<KeyRotation>::parse_unverified(&envelope).ok())
+        .map(Statement::into_predicate);
+    let refused = |reason: &str| NotARotationError { path: path.to_owned(), reason: reason.into() };
+    let rotation = rotation.ok_or_else(|| refused("it holds no such statement"))?;
+    let given = Given {
+        sha256: rotation.successor.digest(),
+        sha512: &[0; 64],
+        receipt: None,
+        rotations: &KnownRotations::default(),
+    };
+    let verdict = verify_bundle(&bundle, root.clone(), notaries, &given)?;
+    match (verdict.outcome, verdict.log) {
+        (Outcome::Trusted, Some(log)) => {
+            let place = Place { origin: log.origin, index: log.index };
+            Ok(known_rotation(&rotation, Some(place)))
+        }
+        _ => Err(refused(&verdict.reason).into()),
+    }
+}
+
 /// The verdict on one file by a bundle.
 #[derive(Debug, Serialize)]
 pub struct BundleReport {
@@ -215,6 +294,20 @@ struct NotAReceiptError {
 impl Coded for NotAReceiptError {
     fn code(&self) -> &'static str {
         "verify.not-a-receipt"
+    }
+}
+
+/// The file that was named as a rotation is none that holds.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is no key rotation that holds: {reason}", path.display())]
+struct NotARotationError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Coded for NotARotationError {
+    fn code(&self) -> &'static str {
+        "verify.not-a-rotation"
     }
 }
 

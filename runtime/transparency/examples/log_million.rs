@@ -1,7 +1,7 @@
 //! Makes a log of a million entries in a directory, once, and prints how long appending, proving and
 //! checking take, and how much memory.
 //!
-//! `cargo run --release -p evanesce-transparency --example million -- DIR [ENTRIES]`
+//! `cargo run --release -p evanesce-transparency --example log_million -- DIR [ENTRIES]`
 
 #![expect(clippy::print_stdout, reason = "a program that prints figures")]
 
