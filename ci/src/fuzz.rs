@@ -69,11 +69,6 @@ impl Target {
             Self::LedgerSegments => 16 * 1024,
         }
     }
-
-    /// Whether inputs are cheap enough to keep many that differ in the values they compare alone.
-    const fn is_fast(self) -> bool {
-        !matches!(self, Self::LedgerSegments)
-    }
 }
 
 pub(crate) fn run(args: &FuzzArgs) -> Result<FuzzReport, FuzzError> {
@@ -214,7 +209,6 @@ impl Built {
             .arg(format!("-rss_limit_mb={RSS_MIB_MAX}"))
             .arg(format!("-artifact_prefix={}/", artefacts.display()))
             .args(["-print_final_stats=1", "-verbosity=1"])
-            .arg(format!("-use_value_profile={}", u8::from(target.is_fast())))
             .env("EVANESCE_SEEDS", &seeds)
             .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null());

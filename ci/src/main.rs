@@ -16,6 +16,16 @@ mod sbom;
 mod signer;
 mod vm;
 
+// What plays the firmware of a confidential machine is that of the tests of its appraisal.
+#[path = "../../runtime/appraisal/tests/support/der.rs"]
+mod der;
+#[path = "../../runtime/appraisal/tests/support/genoa.rs"]
+#[expect(clippy::unwrap_used, reason = "as in the tests it comes from")]
+mod genoa;
+#[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
+#[expect(dead_code, clippy::unwrap_used, reason = "as in the tests it comes from")]
+mod snp_pki;
+
 use std::error::Error;
 use std::fmt::Display;
 use std::process::ExitCode;

@@ -155,9 +155,11 @@ struct DepKind {
     kind: Option<String>,
 }
 
-/// The launcher runs the worker, which holds the guest: cargo knows no edge between them.
-const SHIPPED: [(&str, &str); 3] = [
+/// The launcher runs worker and attester, and the worker holds the guest: cargo knows no edge between
+/// them.
+const SHIPPED: [(&str, &str); 4] = [
     ("evanesce", "x86_64-unknown-linux-gnu"),
+    ("evanesce-attester", "x86_64-unknown-linux-gnu"),
     ("evanesce-worker", "x86_64-unknown-linux-gnu"),
     ("evanesce-signer", "wasm32-unknown-unknown"),
 ];

@@ -1,4 +1,4 @@
-//! `cargo xtask reproduce`: builds the worker again, elsewhere and from nothing, and compares.
+//! `cargo xtask reproduce`: builds worker and attester again, elsewhere and from nothing, and compares.
 //!
 //! Whoever has the source and the compiler can so tell what a launcher embeds; the ledger names the
 //! same digest in each workload's `started` row.
@@ -16,13 +16,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use crate::programs::{ProgramError, cargo, output, repository, show, target_directory};
 
-/// Build the worker once more from a copy of the source in another directory, and compare
+/// Build worker and attester once more from a copy of the source in another directory, and compare
 ///
-/// Compares with the worker that the launcher embeds, which a clean checkout builds from nothing as
+/// Compares with what the launcher embeds, which a clean checkout builds from nothing as
 /// well. Takes minutes: nothing is taken over from earlier builds.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReproduceArgs {
@@ -32,9 +33,8 @@ pub(crate) struct ReproduceArgs {
 }
 
 pub(crate) fn run(args: &ReproduceArgs) -> Result<ReproduceReport, ReproduceError> {
-    show(cargo().args(["build", "--quiet", "--locked", "--package", "evanesce-launcher"]))?;
     let target = target_directory()?;
-    let shipped = read(&worker_build::program(&target.join("worker-build"), WORKER))?;
+    let shipped = embedded()?;
 
     let began = Instant::now();
     // Of other lengths, so that a path that gets into the worker shows in any case.
@@ -45,15 +45,16 @@ pub(crate) fn run(args: &ReproduceArgs) -> Result<ReproduceReport, ReproduceErro
     for name in names {
         let checkout = target.join("reproduce").join(name);
         let again = build_in(&checkout)?;
-        if again != shipped {
-            return Err(ReproduceError::differs(&shipped, &again, &checkout));
+        for ((package, shipped), again) in PACKAGES.iter().zip(&shipped).zip(&again) {
+            if again != shipped {
+                return Err(ReproduceError::differs(package, shipped, again, &checkout));
+            }
         }
         remove(&checkout)?;
     }
     Ok(ReproduceReport {
         builds: names.len() + 1,
-        sha256: hex::encode(Sha256::digest(&shipped)),
-        bytes: shipped.len(),
+        sha256: shipped.iter().map(|bytes| hex::encode(Sha256::digest(bytes))).collect(),
         took: began.elapsed(),
     })
 }
@@ -62,21 +63,43 @@ pub(crate) fn run(args: &ReproduceArgs) -> Result<ReproduceReport, ReproduceErro
 #[derive(Debug)]
 pub(crate) struct ReproduceReport {
     builds: usize,
-    sha256: String,
-    bytes: usize,
+    /// Of each of [`PACKAGES`].
+    sha256: Vec<String>,
     took: Duration,
 }
 
 impl fmt::Display for ReproduceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { builds, sha256, bytes, took } = self;
-        let seconds = took.as_secs();
-        write!(f, "{builds} builds give the same worker: {bytes} bytes, {sha256} ({seconds} s)")
+        let Self { builds, sha256, took } = self;
+        write!(f, "{builds} builds give the same programs ({} s)", took.as_secs())?;
+        let programs = PACKAGES.iter().zip(sha256);
+        programs.into_iter().try_for_each(|(package, sha256)| write!(f, "\n{sha256}  {package}"))
     }
 }
 
-/// Copies the source to `checkout` and builds the worker there, from nothing.
-fn build_in(checkout: &Path) -> Result<Vec<u8>, ReproduceError> {
+/// Builds the launcher, and reads what it embeds: its build script says where that is.
+fn embedded() -> Result<Vec<Vec<u8>>, ReproduceError> {
+    let build = ["build", "--quiet", "--locked", "--package", "evanesce-launcher"];
+    let said = output(cargo().args(build).arg("--message-format=json"))?;
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let variables: Vec<Value> = messages
+        .filter(|message| message["reason"] == "build-script-executed")
+        .flat_map(|message| message["env"].as_array().cloned().unwrap_or_default())
+        .collect();
+    let file = |variable: &str| {
+        let pair = variables.iter().find(|pair| pair[0] == variable);
+        let path = pair.and_then(|pair| pair[1].as_str());
+        path.map(PathBuf::from).ok_or(ReproduceError::NotSaid)
+    };
+    ["EVANESCE_WORKER_FILE", "EVANESCE_ATTESTER_FILE"]
+        .map(file)
+        .into_iter()
+        .map(|path| read(&path?))
+        .collect()
+}
+
+/// Copies the source to `checkout` and builds the programs there, from nothing.
+fn build_in(checkout: &Path) -> Result<Vec<Vec<u8>>, ReproduceError> {
     remove(checkout)?;
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
     let files = output(Command::new("git").args(list).current_dir(repository()))?;
@@ -91,8 +114,15 @@ fn build_in(checkout: &Path) -> Result<Vec<u8>, ReproduceError> {
             .map_err(|source| ReproduceError::File { path: to.clone(), source })?;
     }
     let target = checkout.join("target");
-    show(&mut worker_build::command(OsStr::new(env!("CARGO")), checkout, WORKER, &target))?;
-    read(&worker_build::program(&target, WORKER))
+    for package in PACKAGES {
+        show(&mut worker_build::command(OsStr::new(env!("CARGO")), checkout, &target, package))?;
+    }
+    programs(&target)
+}
+
+/// The bytes of each of [`PACKAGES`] in a target directory.
+fn programs(target: &Path) -> Result<Vec<Vec<u8>>, ReproduceError> {
+    PACKAGES.iter().map(|package| read(&worker_build::program(target, package))).collect()
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ReproduceError> {
@@ -114,6 +144,8 @@ fn remove(checkout: &Path) -> Result<(), ReproduceError> {
 pub(crate) enum ReproduceError {
     #[error(transparent)]
     Program(#[from] ProgramError),
+    #[error("the launcher's build script did not say what it embeds")]
+    NotSaid,
     #[error("{} could not be read or written", path.display())]
     File {
         path: PathBuf,
@@ -121,16 +153,23 @@ pub(crate) enum ReproduceError {
         source: io::Error,
     },
     #[error(
-        "the worker differs from byte {offset} on ({shipped} here, {again} there); what was built again is left in {}",
+        "{package} differs from byte {offset} on ({shipped} here, {again} there); what was built again is left in {}",
         checkout.display()
     )]
-    Differs { offset: usize, shipped: String, again: String, checkout: PathBuf },
+    Differs {
+        package: &'static str,
+        offset: usize,
+        shipped: String,
+        again: String,
+        checkout: PathBuf,
+    },
 }
 
 impl ReproduceError {
-    fn differs(shipped: &[u8], again: &[u8], checkout: &Path) -> Self {
+    fn differs(package: &'static str, shipped: &[u8], again: &[u8], checkout: &Path) -> Self {
         let same = shipped.iter().zip(again).take_while(|(one, other)| one == other).count();
         Self::Differs {
+            package,
             offset: same,
             shipped: hex::encode(Sha256::digest(shipped)),
             again: hex::encode(Sha256::digest(again)),
@@ -139,5 +178,5 @@ impl ReproduceError {
     }
 }
 
-/// The package and program that is compared.
-const WORKER: &str = "evanesce-worker";
+/// What the launcher embeds.
+const PACKAGES: [&str; 2] = ["evanesce-worker", "evanesce-attester"];

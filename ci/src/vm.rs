@@ -53,6 +53,10 @@ pub(crate) struct VmArgs {
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
 
+    /// Appraise with this evanesce, a build with danger-replaced-roots; by default it is built first
+    #[arg(long, value_name = "PATH")]
+    appraiser: Option<PathBuf>,
+
     /// Write the rows to FILE, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -75,7 +79,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<VmReport, VmError> {
     if args.image_only {
         return Ok(report);
     }
-    let programs = Programs::build(args.binary.as_deref())?;
+    let programs = Programs::build(args.binary.as_deref(), args.appraiser.as_deref())?;
     let settings = [false, true]
         .into_iter()
         .filter(|setting| args.init_on_free.is_none_or(|wanted| wanted == u8::from(*setting)));
@@ -90,9 +94,7 @@ pub(crate) fn run(args: &VmArgs) -> Result<VmReport, VmError> {
             .collect()
     });
     for result in results {
-        let VmReport { rows, faults } = result?;
-        report.rows.extend(rows);
-        report.faults.extend(faults);
+        report.add(result?);
     }
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report).expect("rows are plain data");
@@ -115,7 +117,12 @@ fn with_setting(
     let wanted =
         |name: &str| args.cases.is_empty() || args.cases.iter().any(|text| name.contains(text));
     let mut report = VmReport::default();
-    for Session { cases } in SESSIONS {
+    // Where both settings are run, what does not depend on them is run once.
+    let once = !init_on_free || args.init_on_free.is_some();
+    for Session { both_settings, cases } in SESSIONS {
+        if !both_settings && !once {
+            continue;
+        }
         let cases: Vec<_> = cases.iter().filter(|(name, _)| wanted(name)).collect();
         if cases.is_empty() {
             continue;
@@ -125,11 +132,9 @@ fn with_setting(
         let mut bench = Bench::boot(image, programs, Boot { init_on_free, keys: KEYS })?;
         for (name, case) in cases {
             say(begin, &format!("init_on_free={setting}: {name}"));
-            case(&mut bench)?;
+            case(&mut bench).map_err(|error| bench.explain(error))?;
         }
-        let (rows, faults) = bench.into_results();
-        report.rows.extend(rows);
-        report.faults.extend(faults);
+        report.add(bench.into_results());
     }
     Ok(report)
 }
@@ -143,10 +148,19 @@ fn say(begin: Instant, what: &str) {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct VmReport {
     rows: Vec<Row>,
+    /// What was shown that is no row.
+    shown: Vec<String>,
+    /// What is wrong and no row.
     faults: Vec<String>,
 }
 
 impl VmReport {
+    fn add(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+        self.shown.extend(other.shown);
+        self.faults.extend(other.faults);
+    }
+
     /// Whether everything is as it has to be.
     pub(crate) fn holds(&self) -> bool {
         self.faults.is_empty() && self.rows.iter().all(|row| row.holds)
@@ -161,6 +175,9 @@ impl fmt::Display for VmReport {
             let setting = u8::from(row.init_on_free);
             let forms = row.forms.join(", ");
             writeln!(f, "init_on_free={setting}, {}, {}: {forms}", row.case, row.moment)?;
+        }
+        for shown in &self.shown {
+            writeln!(f, "{shown}")?;
         }
         for fault in &self.faults {
             writeln!(f, "wrong: {fault}")?;

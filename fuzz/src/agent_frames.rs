@@ -48,7 +48,7 @@ fn answered(frame: &[u8]) {
         }
         Ok(Request::SignDigest { key, context, digest }) => {
             assert_eq!(&request::sign_digest(key, context, digest)[4..], frame);
-            planted::bug(context);
+            planted::bug_if(context.iter().any(u8::is_ascii_digit));
             for grants in &*GRANTS {
                 let admitted = grants.admit_digest(context).is_ok();
                 assert!(!admitted || !context.starts_with(RESERVED.as_bytes()));

@@ -1,17 +1,17 @@
 //! Bugs on purpose, built with the feature `planted` alone: a search that does not find them would
 //! find no others.
 
-/// Called with bytes from deep inside of a valid input. Does nothing, but with the feature: there a
-/// digit at their start, which no seed has, meets a bug of the kind that `EVANESCE_PLANTED` names.
+/// Called from deep inside of a valid input, with whether something is there that no seed has. Does
+/// nothing, but with the feature: there it is a bug of the kind that `EVANESCE_PLANTED` names.
 #[cfg(not(feature = "planted"))]
-pub(crate) const fn bug(_bytes: &[u8]) {}
+pub(crate) const fn bug_if(_is_there: bool) {}
 
 #[cfg(feature = "planted")]
-pub(crate) fn bug(bytes: &[u8]) {
+pub(crate) fn bug_if(is_there: bool) {
     use std::sync::OnceLock;
 
     static KIND: OnceLock<String> = OnceLock::new();
-    if bytes.first().is_some_and(u8::is_ascii_digit) {
+    if is_there {
         let kind = KIND.get_or_init(|| std::env::var("EVANESCE_PLANTED").unwrap_or_default());
         match kind.as_str() {
             "hang" => loop {

@@ -53,7 +53,7 @@ fn embed(workspace: &Path, target: &Path, out: &Path, name: &str, features: Opti
 
 /// Runs the inner cargo and returns the executable's path.
 fn build(workspace: &Path, target: &Path, package: &str, features: Option<&str>) -> PathBuf {
-    let mut cargo = worker_build::command(&required("CARGO"), workspace, package, target);
+    let mut cargo = worker_build::command(&required("CARGO"), workspace, target, package);
     if let Some(features) = features {
         cargo.args(["--features", features]);
     }

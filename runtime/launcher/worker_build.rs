@@ -1,7 +1,7 @@
-//! How the worker is built, wherever it is built: by the launcher's build script, and by
-//! `cargo xtask reproduce`, which builds it again elsewhere and compares.
+//! How the programs that the launcher embeds are built, wherever they are built: by the launcher's
+//! build script, and by `cargo xtask reproduce`, which builds them again elsewhere and compares.
 //!
-//! Nothing of the machine goes into the worker but the compiler and its target: the profile is
+//! Nothing of the machine goes into them but the compiler and its target: the profile is
 //! fixed, the outer cargo's settings stay out, and paths are renamed.
 
 use std::env;
@@ -9,9 +9,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The cargo that builds a program of the checkout at `workspace` into `target`: the worker, or
-/// another that the launcher embeds.
-pub(crate) fn command(cargo: &OsStr, workspace: &Path, package: &str, target: &Path) -> Command {
+/// The cargo that builds a program of the checkout at `workspace` into `target`.
+pub(crate) fn command(cargo: &OsStr, workspace: &Path, target: &Path, package: &str) -> Command {
     let mut command = Command::new(cargo);
     command
         .current_dir(workspace)
@@ -33,7 +32,7 @@ pub(crate) fn program(target: &Path, package: &str) -> PathBuf {
     target.join(PROFILE).join(package)
 }
 
-/// Flags that keep this machine's paths out of the worker, as `CARGO_ENCODED_RUSTFLAGS` wants them.
+/// Flags that keep this machine's paths out of the programs, as `CARGO_ENCODED_RUSTFLAGS` wants them.
 fn remapped_paths(workspace: &Path) -> OsString {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)

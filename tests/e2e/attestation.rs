@@ -17,81 +17,11 @@ use evanesce_tests::{Installation, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::der::{ia5, integer};
+use crate::genoa::Machine;
 use crate::installation;
-use crate::snp_pki::{Certificate, RevocationList, Signer, sign_report};
 use crate::tsm_fs::TsmFs;
 
-/// A Genoa machine, its certificates, and the roots above them.
-struct Machine {
-    vek: Vec<u8>,
-    crl: Vec<u8>,
-    roots: String,
-}
-
 impl Machine {
-    fn new() -> Self {
-        let ca = |subject, signer| Certificate {
-            subject,
-            issuer: "ARK-Test",
-            signer,
-            serial: 5,
-            from: "100101",
-            until: "490101",
-            curve: "",
-            extensions: Vec::new(),
-        };
-        let (ark, ask) = (ca("ARK-Test", Signer::Ark), ca("SEV-Genoa", Signer::Ark));
-        let vek = Certificate {
-            subject: "SEV-VCEK",
-            issuer: "SEV-Genoa",
-            signer: Signer::Ask,
-            serial: 0,
-            curve: "1.3.132.0.34",
-            extensions: vec![
-                ("1.3.6.1.4.1.3704.1.2", false, ia5("Genoa")),
-                ("1.3.6.1.4.1.3704.1.3.1", false, integer(10)),
-                ("1.3.6.1.4.1.3704.1.3.2", false, integer(1)),
-                ("1.3.6.1.4.1.3704.1.3.3", false, integer(23)),
-                ("1.3.6.1.4.1.3704.1.3.8", false, integer(200)),
-                ("1.3.6.1.4.1.3704.1.4", false, vec![0x18; 64]),
-            ],
-            ..ask.clone()
-        };
-        let crl = RevocationList {
-            issuer: "ARK-Test",
-            signer: Signer::Ark,
-            this_update: "200101",
-            next_update: "490101",
-            serials: vec![9],
-            extensions: vec![("2.5.29.20", false, integer(1))],
-        };
-        let issuer = ask.ca_pem(Signer::Ask);
-        let roots = [ark.ca_pem(Signer::Ark), issuer.clone(), issuer].concat();
-        Self { vek: vek.vek_der(), crl: crl.der(), roots }
-    }
-
-    /// A report over `report_data`, as the firmware of this machine signs it.
-    fn report(&self, report_data: &[u8; 64]) -> Vec<u8> {
-        let mut report = vec![0; 1184];
-        for (offset, value) in [(0x00, 3), (0x34, 1), (0x40, 0x3E)] {
-            report[offset] = value;
-        }
-        report[0x08..0x10].copy_from_slice(&0x03D2_0137_u64.to_le_bytes());
-        report[0x50..0x90].copy_from_slice(report_data);
-        report[0x90..0xC0].fill(0x14);
-        report[0x1A0..0x1E0].fill(0x18);
-        for tcb in [0x38, 0x180, 0x1E0, 0x1F0] {
-            report[tcb..][..8].copy_from_slice(&[10, 1, 0, 0, 0, 0, 23, 200]);
-        }
-        report[0x188..][..3].copy_from_slice(&[0x19, 0x11, 0x01]);
-        for firmware in [0x1E8, 0x1EC] {
-            report[firmware..][..3].copy_from_slice(&[40, 55, 1]);
-        }
-        sign_report(&mut report);
-        report
-    }
-
     /// What an attester in this machine would have brought for the key of a workload.
     fn evidence(&self, here: &Installation, receipt: &Value) -> EvidenceEnvelope {
         let notary = fs::read_to_string(here.state_dir().join("notary/notary.pem")).unwrap();
@@ -183,15 +113,9 @@ fn a_signature_by_an_attested_signer_is_trusted_by_somebody_who_has_files_alone(
 #[test]
 fn what_a_machine_says_through_configfs_is_trusted_from_the_ledger_alone() {
     let (here, machine) = (installation(), Machine::new());
-    let vek = &machine.vek;
-    let entry = |guid: u128, offset: usize, bytes: usize| {
-        let numbers = [offset, bytes].map(|number| u32::try_from(number).unwrap().to_le_bytes());
-        [&guid.to_be_bytes()[..], &numbers.concat()].concat()
-    };
-    let vcek = entry(0x63da758d_e664_4564_adc5_f4b93be8accd, 48, vek.len());
-    let auxblob = [vcek, vec![0; 24], vek.clone()].concat();
     let firmware = Machine::new();
-    let Some(tsm) = TsmFs::mount(auxblob, Box::new(move |data| firmware.report(data))) else {
+    let certificates = machine.certificate_table();
+    let Some(tsm) = TsmFs::mount(certificates, Box::new(move |data| firmware.report(data))) else {
         return;
     };
     here.file("artifact", "the artifact");

@@ -23,6 +23,8 @@ mod tsm_fs;
 
 #[path = "../../runtime/appraisal/tests/support/der.rs"]
 mod der;
+#[path = "../../runtime/appraisal/tests/support/genoa.rs"]
+mod genoa;
 #[expect(dead_code, reason = "each test binary uses its part")]
 #[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
 mod snp_pki;

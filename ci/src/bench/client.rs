@@ -1,8 +1,12 @@
 //! A client of an agent, the same for every agent that is compared.
 
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use evanesce_protocol::agent::{DIGEST_BYTES, Frames, Response, request};
@@ -15,16 +19,16 @@ pub(super) struct Client {
     frames: Frames,
     buffer: [u8; 1024],
     key: Vec<u8>,
-    requests_count: u64,
+    requests_count: Arc<AtomicU64>,
 }
 
 impl Client {
     pub(super) fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        let requests_count = Arc::default();
+        end_when_stuck(stream.try_clone()?, &requests_count);
         let (frames, buffer) = (Frames::default(), [0; 1024]);
-        let mut client = Self { stream, frames, buffer, key: vec![], requests_count: 0 };
+        let mut client = Self { stream, frames, buffer, key: vec![], requests_count };
         client.stream.write_all(&request::identities())?;
         let Response::Identities(keys) = client.answer()? else {
             return Err(io::Error::other("the agent does not list its keys"));
@@ -64,9 +68,9 @@ impl Client {
 
     /// A request to sign what `ssh-keygen -Y sign -n file` would ask for, for a file of its own.
     fn next_request(&mut self) -> Vec<u8> {
-        self.requests_count += 1;
+        let number = self.requests_count.fetch_add(1, Ordering::Relaxed);
         let mut digest = [0; DIGEST_BYTES];
-        digest[..8].copy_from_slice(&self.requests_count.to_be_bytes());
+        digest[..8].copy_from_slice(&number.to_be_bytes());
         let hash = HashAlgorithm::Sha512;
         let data = SignedData { namespace: "file", hash, message_digest: &digest };
         request::sign(&self.key, &data.to_bytes())
@@ -85,6 +89,28 @@ impl Client {
     }
 }
 
+/// Ends a stream once no request was made for [`PATIENCE`].
+///
+/// A deadline on the socket itself would have the kernel start and stop a timer for each wait, and
+/// that time would count as the agent's.
+fn end_when_stuck(stream: UnixStream, requests_count: &Arc<AtomicU64>) {
+    let requests_count = Arc::downgrade(requests_count);
+    thread::spawn(move || {
+        let mut seen = None;
+        while let Some(count) = requests_count.upgrade() {
+            let now = Some(count.load(Ordering::Relaxed));
+            if now == seen {
+                // Should it be gone already, there is nobody to be woken.
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+            seen = now;
+            drop(count);
+            thread::sleep(PATIENCE);
+        }
+    });
+}
+
 fn signed(answer: &Response) -> io::Result<()> {
     match answer {
         Response::Signature(_) => Ok(()),
@@ -92,5 +118,5 @@ fn signed(answer: &Response) -> io::Result<()> {
     }
 }
 
-/// For an answer.
+/// For an answer. No round takes that long.
 const PATIENCE: Duration = Duration::from_secs(10);

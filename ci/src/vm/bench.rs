@@ -1,12 +1,13 @@
 //! One booted guest, its keys, and what was found in it so far.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Encoding as _};
 use evanesce_residue::unwatched;
 use serde_json::Value;
 
+use super::VmReport;
 use super::error::VmError;
 use super::image::Image;
 use super::machine::{Boot, Machine, Store};
@@ -18,9 +19,13 @@ use super::row::{Expected, Row};
 pub(crate) struct Bench {
     pub(crate) machine: Machine,
     pub(crate) init_on_free: bool,
+    /// `evanesce` with replaceable roots, on the host.
+    pub(crate) appraiser: PathBuf,
     keys: Vec<Key>,
     rows: Vec<Row>,
-    /// Receipts that say something else than what happened.
+    /// What was shown that is no row.
+    shown: Vec<String>,
+    /// What was not as it has to be: receipts that say something else than what happened.
     faults: Vec<String>,
 }
 
@@ -39,16 +44,32 @@ impl Bench {
     pub(crate) fn boot(image: &Image, programs: &Programs, boot: Boot) -> Result<Self, VmError> {
         let (machine, keys) = Machine::boot(image, programs, boot)?;
         let init_on_free = boot.init_on_free;
-        let mut bench = Self { machine, init_on_free, keys, rows: Vec::new(), faults: Vec::new() };
+        let appraiser = programs.appraiser.clone();
+        let mut bench = Self {
+            machine,
+            init_on_free,
+            appraiser,
+            keys,
+            rows: Vec::new(),
+            shown: Vec::new(),
+            faults: Vec::new(),
+        };
         // A program of a newer C library would say something hard to read later.
         bench.machine.guest.output(&[EVANESCE, "--version"])?;
         bench.machine.guest.output(&[EVANESCE, "notary", "init"])?;
         Ok(bench)
     }
 
-    /// What was found, and what receipts said that was not so.
-    pub(crate) fn into_results(self) -> (Vec<Row>, Vec<String>) {
-        (self.rows, self.faults)
+    /// What was found.
+    pub(crate) fn into_results(self) -> VmReport {
+        VmReport { rows: self.rows, shown: self.shown, faults: self.faults }
+    }
+
+    /// An error with what the kernel said before it.
+    pub(crate) fn explain(&self, error: VmError) -> VmError {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+        let what = format!("{error}{}", cause.unwrap_or_default());
+        VmError::Machine { what, console: self.machine.console() }
     }
 
     /// A key that no case had before.
@@ -152,6 +173,11 @@ impl Bench {
             self.fault(format!("the receipt of {id} says {}", receipt["key"]["fate"]));
         }
         Ok(receipt)
+    }
+
+    /// Records that something was as it has to be.
+    pub(crate) fn show(&mut self, what: String) {
+        self.shown.push(what);
     }
 
     /// Records that something was not as it has to be.

@@ -1,5 +1,6 @@
 //! Every way a key's life can end, and what is left of it then.
 
+mod attestation;
 mod controls;
 mod crash;
 mod ends;
@@ -14,12 +15,15 @@ pub(crate) type Case = fn(&mut Bench) -> Result<(), VmError>;
 /// A boot of a guest: cases that leave it usable, and one that does not.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Session {
+    /// Whether `init_on_free` makes a difference to them.
+    pub(crate) both_settings: bool,
     pub(crate) cases: &'static [(&'static str, Case)],
 }
 
-/// All of them. Each session is run once for each setting of `init_on_free`.
+/// All of them.
 pub(crate) const SESSIONS: &[Session] = &[
     Session {
+        both_settings: true,
         cases: &[
             ("control: heap", controls::heap),
             ("control: signing alone", controls::signing_alone),
@@ -33,7 +37,15 @@ pub(crate) const SESSIONS: &[Session] = &[
             ("kernel crash", crash::kernel_crash),
         ],
     },
-    Session { cases: &[("power-off", crash::power_off)] },
+    Session { both_settings: true, cases: &[("power-off", crash::power_off)] },
+    Session {
+        both_settings: false,
+        cases: &[
+            ("attestation: nobody to ask", attestation::nobody_to_ask),
+            ("attestation: configfs-tsm", attestation::through_configfs),
+            ("attestation: /dev/sev-guest", attestation::through_the_device),
+        ],
+    },
 ];
 
 /// Keys for all cases of one session.

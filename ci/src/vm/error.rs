@@ -30,7 +30,7 @@ pub(crate) enum VmError {
     },
     #[error("the packages have no {what}")]
     Package { what: String },
-    #[error("the virtual machine did not answer: {what}\nits console ended with:\n{console}")]
+    #[error("the virtual machine did not do as told: {what}\nits console ended with:\n{console}")]
     Machine { what: String, console: String },
     #[error("QEMU refused {command}: {reason}")]
     Qmp { command: String, reason: String },

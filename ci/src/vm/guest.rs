@@ -71,7 +71,7 @@ impl Guest {
     /// Stops some processes and ends others; returns how many of the latter were interrupted.
     pub(crate) fn strike(&mut self, stop: &[u32], end: &[u32], by: Death) -> Result<u32, VmError> {
         let (stop, end) = (stop.to_vec(), end.to_vec());
-        let order = Order::Strike { stop, end, by, timeout_ms: milliseconds(PROGRAM) };
+        let order = Order::Strike { stop, end, by, timeout_ms: milliseconds(DEATH) };
         match self.obey(&order, PROGRAM)? {
             Answer::Struck { interrupted } => Ok(interrupted),
             other => Err(VmError::Unexpected { what: format!("{other:?}") }),
@@ -104,6 +104,28 @@ impl Guest {
     /// Writes a setting.
     pub(crate) fn write(&mut self, path: &str, text: &str) -> Result<(), VmError> {
         self.do_it(&Order::Write { path: path.to_owned(), text: text.to_owned() })
+    }
+
+    /// Waits until somebody in the guest asks the chip for a report, and returns the 64 bytes that
+    /// are to be in it.
+    pub(crate) fn take_request(&mut self) -> Result<[u8; 64], VmError> {
+        match self.obey(&Order::TakeRequest, SHORT)? {
+            Answer::Request { data, privilege_level: 0 } => hex::decode(&data)
+                .ok()
+                .and_then(|data| data.try_into().ok())
+                .ok_or(VmError::Unexpected { what: data }),
+            other => Err(VmError::Unexpected { what: format!("{other:?}") }),
+        }
+    }
+
+    /// Answers it.
+    pub(crate) fn give_answer(
+        &mut self,
+        evidence: &[u8],
+        certificates: &[u8],
+    ) -> Result<(), VmError> {
+        let [evidence, certificates] = [evidence, certificates].map(hex::encode);
+        self.do_it(&Order::GiveAnswer { evidence, certificates })
     }
 
     /// Has everything written to the disks.
@@ -181,6 +203,9 @@ const START: Duration = Duration::from_secs(180);
 
 /// For a program's whole run.
 const PROGRAM: Duration = Duration::from_secs(180);
+
+/// For the end of a process that was killed.
+const DEATH: Duration = Duration::from_secs(20);
 
 /// For the way there and back.
 const GRACE: Duration = Duration::from_secs(5);

@@ -233,6 +233,8 @@ fn qemu(image: &Image, folder: &Path, boot: Boot) -> Command {
     qemu.args(["--kill-after=5", LIFE_SECONDS_MAX, "qemu-system-x86_64"]);
     // KVM is there on some machines and fails; what is shown does not depend on it.
     qemu.args(["-accel", "tcg,thread=single", "-machine", "pc,memory-backend=memory"]);
+    // The guest's clock counts instructions: a busy host does not make it miss its timers.
+    qemu.args(["-icount", "shift=1"]);
     qemu.args(["-cpu", "max", "-smp", "1", "-m", &format!("{MEMORY_MIB}M")]);
     let memory = at("memory");
     qemu.arg("-object").arg(format!(

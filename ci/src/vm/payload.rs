@@ -36,11 +36,16 @@ impl Key {
 pub(crate) struct Programs {
     pub(crate) evanesce: PathBuf,
     pub(crate) guest: PathBuf,
+    /// `evanesce` with replaceable roots, for the host.
+    pub(crate) appraiser: PathBuf,
 }
 
 impl Programs {
-    /// Builds what is not given, in the release profile.
-    pub(crate) fn build(evanesce: Option<&Path>) -> Result<Self, VmError> {
+    /// Builds what is not given: what goes into the guest in the release profile.
+    pub(crate) fn build(
+        evanesce: Option<&Path>,
+        appraiser: Option<&Path>,
+    ) -> Result<Self, VmError> {
         let release = target_directory()?.join("release");
         let mut build = cargo();
         build.args(["build", "--quiet", "--locked", "--release", "--bin", "evanesce-guest"]);
@@ -48,7 +53,14 @@ impl Programs {
             build.args(["--bin", "evanesce"]);
         }
         show(&mut build)?;
+        let debug = target_directory()?.join("debug/evanesce");
+        if appraiser.is_none() {
+            let mut build = cargo();
+            build.args(["build", "--quiet", "--locked", "--package", "evanesce"]);
+            show(build.args(["--bin", "evanesce", "--features", "danger-replaced-roots"]))?;
+        }
         Ok(Self {
+            appraiser: appraiser.map_or(debug, Path::to_owned),
             evanesce: evanesce.map_or_else(|| release.join("evanesce"), Path::to_owned),
             guest: release.join("evanesce-guest"),
         })

@@ -184,7 +184,7 @@ impl Cipher {
         key: &[u8; KEY_BYTES + IV_BYTES],
         data: &mut [u8],
     ) -> Result<(), KeyFormatError> {
-        if data.len() % BLOCK_BYTES != 0 {
+        if !data.len().is_multiple_of(BLOCK_BYTES) {
             return Err(KeyFormatError::NotOpenssh);
         }
         let (key, iv) = key.split_at(KEY_BYTES);

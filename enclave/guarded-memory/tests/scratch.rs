@@ -1,5 +1,4 @@
 //! Memory that is too large to be locked: what it keeps all the same.
-#![expect(clippy::unwrap_used, reason = "clippy sees tests, not what tests call")]
 
 mod common;
 

@@ -9,7 +9,7 @@ use std::io;
 
 use evanesce_guarded_memory::{PAGE_BYTES, registry};
 use evanesce_protocol::Digest;
-use evanesce_protocol::control::{CageReport, RangeReport, Refused};
+use evanesce_protocol::control::{CageReport, RangeReport, Refused, TerminalUse};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, LandlockStatus, Ruleset,
     RulesetAttr as _, RulesetStatus, Scope,
@@ -38,13 +38,15 @@ impl Open {
     /// # Errors
     ///
     /// [`Refused::Cage`] names the wall.
-    pub fn enter() -> Result<Self, Refused> {
+    pub fn enter(terminal: TerminalUse) -> Result<Self, Refused> {
         // First of all, although the launcher's way of starting the worker has seen to it already:
         // no other process of this user may look in.
         set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(wall("PR_SET_DUMPABLE"))?;
         sys::block_signals().map_err(wall_io("sigprocmask"))?;
-        // A session of its own: no terminal's signals, no job control where a passphrase is typed.
-        setsid().map_err(wall("setsid"))?;
+        if terminal == TerminalUse::Possible {
+            // A session of its own: no terminal's signals, no job control where a passphrase is typed.
+            setsid().map_err(wall("setsid"))?;
+        }
         sys::close_from(FIRST_DESCRIPTOR).map_err(wall_io("close_range"))?;
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, none).map_err(wall("RLIMIT_CORE"))?;

@@ -40,19 +40,19 @@ mod sys;
 mod vault;
 
 use evanesce_protocol::channel::Channel;
-use evanesce_protocol::control::{Role, Strength};
+use evanesce_protocol::control::{Role, Strength, TerminalUse};
 
 /// Lives a worker's whole life. Returns when the launcher is gone or has no more use for it.
 ///
 /// What went wrong was reported over the control channel; without one there is nobody to tell.
-pub fn run(role: Role, strength: Strength) {
+pub fn run(role: Role, strength: Strength, terminal: TerminalUse) {
     panics::install();
     let Some(channel) = control_channel() else {
         return;
     };
     match role {
-        Role::Signer => signer::live(channel, strength),
-        Role::Notary => notary::live(channel, strength),
+        Role::Signer => signer::live(channel, strength, terminal),
+        Role::Notary => notary::live(channel, strength, terminal),
     }
 }
 

@@ -13,7 +13,8 @@ use evanesce_guarded_memory::{Arena, PageBytes, ScopedAllocator, registers};
 use evanesce_protocol::Digest;
 use evanesce_protocol::channel::Channel;
 use evanesce_protocol::control::{
-    KeyFormatError, NotaryOrder, NotaryReport, Refused, Strength, WipeCause, WipeReport,
+    KeyFormatError, NotaryOrder, NotaryReport, Refused, Strength, TerminalUse, WipeCause,
+    WipeReport,
 };
 use p256::SecretKey;
 use p256::ecdsa::signature::Signer as _;
@@ -28,8 +29,8 @@ use crate::orders::{await_end, descriptors, next_order};
 use crate::room::Room;
 
 /// Lives the whole life; see [`crate::run`].
-pub(crate) fn live(mut channel: Channel, strength: Strength) {
-    if let Err(refused) = phases(&mut channel, strength) {
+pub(crate) fn live(mut channel: Channel, strength: Strength, terminal: TerminalUse) {
+    if let Err(refused) = phases(&mut channel, strength, terminal) {
         // Ending with an order unread would have the launcher read a reset instead of the reason.
         if channel.send(&NotaryReport::Refused(refused), &[]).is_ok() {
             await_end::<NotaryOrder>(&mut channel);
@@ -38,8 +39,8 @@ pub(crate) fn live(mut channel: Channel, strength: Strength) {
 }
 
 /// From the open cage to the wipe. `Ok` also where the launcher is gone.
-fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
-    let cage = cage::Open::enter()?;
+fn phases(channel: &mut Channel, strength: Strength, terminal: TerminalUse) -> Result<(), Refused> {
+    let cage = cage::Open::enter(terminal)?;
     let mut desk = Desk::map(strength)?;
     let report = cage.close()?.report(None)?;
     if channel.send(&NotaryReport::Caged(report), &[]).is_err() {

@@ -59,7 +59,7 @@ impl Reader<'_> {
                 let filled = self.fill(room, STREAM_TIMEOUT, |_| false)?;
                 match filled {
                     Some(filled) if filled > IDENTITY_FILE_BYTES_MAX => {
-                        Err(Refused::IdentityLength { limit_bytes: IDENTITY_FILE_BYTES_MAX as u32 })
+                        Err(Refused::IdentityLength { limit_bytes: limit(IDENTITY_FILE_BYTES_MAX) })
                     }
                     filled => Ok(filled),
                 }
@@ -95,7 +95,7 @@ impl Reader<'_> {
         let bytes = line.strip_suffix(b"\r").unwrap_or(line).len();
         match bytes {
             1..=PASSPHRASE_BYTES_MAX => Ok(Some(bytes)),
-            _ => Err(Refused::PassphraseLength { limit_bytes: PASSPHRASE_BYTES_MAX as u32 }),
+            _ => Err(Refused::PassphraseLength { limit_bytes: limit(PASSPHRASE_BYTES_MAX) }),
         }
     }
 
@@ -196,6 +196,11 @@ impl Drop for Silent<'_> {
         // The launcher puts it back as well, where this process does not live to do it.
         tcsetattr(self.terminal, OptionalActions::Now, &self.before).ok();
     }
+}
+
+/// A limit as a refusal tells it.
+fn limit(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("some KiB")
 }
 
 /// For whoever writes to a pipe.

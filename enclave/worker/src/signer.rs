@@ -7,8 +7,8 @@ use evanesce_protocol::KeyOrigin;
 use evanesce_protocol::channel::{Channel, Received};
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::control::{
-    self, Load, LoadSource, Refused, Serve, SignerOrder, SignerReport, Strength, Wanted, WipeCause,
-    WipeReport,
+    self, Load, LoadSource, Refused, Serve, SignerOrder, SignerReport, Strength, TerminalUse,
+    Wanted, WipeCause, WipeReport,
 };
 use evanesce_protocol::custody::{Lock, Seal};
 use evanesce_protocol::rotation::Handover;
@@ -24,8 +24,8 @@ use crate::service::{Descriptors, End, Service};
 use crate::vault::Vault;
 
 /// Lives the whole life; see [`crate::run`].
-pub(crate) fn live(mut channel: Channel, strength: Strength) {
-    if let Err(refused) = phases(&mut channel, strength) {
+pub(crate) fn live(mut channel: Channel, strength: Strength, terminal: TerminalUse) {
+    if let Err(refused) = phases(&mut channel, strength, terminal) {
         // Ending with an order unread would have the launcher read a reset instead of the reason.
         if channel.send(&SignerReport::Refused(refused), &[]).is_ok() {
             await_end::<SignerOrder>(&mut channel);
@@ -34,8 +34,8 @@ pub(crate) fn live(mut channel: Channel, strength: Strength) {
 }
 
 /// From the open cage to the wipe. `Ok` also where the launcher is gone.
-fn phases(channel: &mut Channel, strength: Strength) -> Result<(), Refused> {
-    let cage = cage::Open::enter()?;
+fn phases(channel: &mut Channel, strength: Strength, terminal: TerminalUse) -> Result<(), Refused> {
+    let cage = cage::Open::enter(terminal)?;
     let signer = Signer::instantiate(guarded(strength)).map_err(memory::signer_refused)?;
     let mut vault = Vault::map(guarded(strength))?;
     let mut leak = Leak::new();

@@ -1,11 +1,12 @@
 //! Messages in both directions.
 
 use evanesce_protocol::control::{
-    Backing, CageReport, NotaryOrder, NotaryReport, RangeReport, Refused, Serve, SignerOrder,
-    SignerReport, WipeCause, WipeReport,
+    Backing, CageReport, Load, LoadSource, Loaded, NotaryOrder, NotaryReport, RangeReport, Refused,
+    SecretSource, Serve, SignerOrder, SignerReport, Wanted, WipeCause, WipeReport,
 };
+use evanesce_protocol::custody::Seal;
 use evanesce_protocol::grant::Grants;
-use evanesce_protocol::{Digest, PublicKey};
+use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey};
 use serde::Serialize;
 
 /// One byte that says which message it is, and the message.
@@ -44,14 +45,29 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         ranges: vec![("signer-memory".into(), 131_072)],
         registers: "avx2".into(),
     };
-    let public_key = PublicKey::from_bytes([7; 32]);
+    let load = Load {
+        source: LoadSource::File { work_factor_max: 18 },
+        key_use: KeyUse::Message,
+        seal: Some(Seal::Passphrase { log_n: 16 }),
+    };
+    let loaded = Loaded {
+        public_key: PublicKey::from_bytes([7; 32]),
+        origin: KeyOrigin::SealedFile,
+        sealed: Some("-----BEGIN AGE ENCRYPTED FILE-----\n".into()),
+    };
     let refused = Refused::SecretPages { errno: 38 };
     vec![
         message(0, &SignerOrder::Serve(serve.clone())),
         message(0, &SignerOrder::Serve(Serve { ttl_ms: None, kill_switch: None, ..serve })),
         message(0, &SignerOrder::Wipe),
         message(1, &SignerReport::Caged(cage.clone())),
-        message(1, &SignerReport::Loaded { public_key }),
+        message(0, &SignerOrder::Inspect),
+        message(0, &SignerOrder::Load(load.clone())),
+        message(0, &SignerOrder::Load(Load { source: LoadSource::BornInside, seal: None, ..load })),
+        message(0, &SignerOrder::Secret(SecretSource::Terminal { prompt: "Passphrase".into() })),
+        message(1, &SignerReport::Wanted(Wanted::Passphrase)),
+        message(1, &SignerReport::Loaded(loaded)),
+        message(1, &SignerReport::Endorsed { signature: vec![5; 64] }),
         message(1, &SignerReport::Serving),
         message(1, &SignerReport::Wiped(wiped.clone())),
         message(1, &SignerReport::Refused(refused.clone())),

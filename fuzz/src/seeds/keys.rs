@@ -9,9 +9,12 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
     let crlf = RFC8410.replace('\n', "\r\n");
     let label = RFC8410.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
     let padded = format!("{RFC8410}{}", " ".repeat(16 * 1024));
-    [RFC8410, RFC8410_WITH_PUBLIC_KEY, X25519, &crlf, p256.as_str(), &label, &padded]
-        .map(|text| text.as_bytes().to_vec())
-        .into()
+    let own = [RFC8410, RFC8410_WITH_PUBLIC_KEY, X25519, &crlf, p256.as_str(), &label, &padded];
+    own.iter()
+        .map(|text| text.as_bytes())
+        .chain(FROZEN.iter().copied())
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// The example of RFC 8410, section 10.3.
@@ -30,3 +33,16 @@ const RFC8410_WITH_PUBLIC_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
 const X25519: &str = "-----BEGIN PRIVATE KEY-----\n\
     MC4CAQAwBQYDK2VuBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
     -----END PRIVATE KEY-----\n";
+
+/// Of each other format one that custody's tests keep for ever.
+const FROZEN: &[&[u8]] = &[
+    include_bytes!("../../../enclave/custody/tests/frozen/age-two-recipients.age"),
+    include_bytes!("../../../enclave/custody/tests/frozen/age-with-ssh-recipient.age"),
+    include_bytes!("../../../enclave/custody/tests/frozen/age-x25519-binary.age"),
+    include_bytes!("../../../enclave/custody/tests/frozen/age-x25519.age"),
+    include_bytes!("../../../enclave/custody/tests/frozen/openssh-aes256-ctr.key"),
+    include_bytes!("../../../enclave/custody/tests/frozen/openssh.key"),
+    include_bytes!("../../../enclave/custody/tests/frozen/pkcs8-pbkdf2-aes256.pem"),
+    include_bytes!("../../../enclave/custody/tests/frozen/pkcs8-scrypt.pem"),
+    include_bytes!("../../../enclave/custody/tests/frozen/sealed-recipients.age"),
+];

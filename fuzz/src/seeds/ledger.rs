@@ -56,6 +56,7 @@ fn with_everything(directory: &Path, notary: &TestNotary) {
     let row = NotaryRow { key_id, public_key, rotation: None };
     append(&mut ledger, NewRow::of_ledger(at(9), Event::Notary(row)));
     let mut life = Life::start(&mut ledger, "w-2", 8);
+    life.attest(&mut ledger);
     life.load(&mut ledger);
     life.wipe(&mut ledger);
     life.end(&mut ledger, &next);

@@ -1,7 +1,7 @@
 //! How long an appraisal takes: of a SEV-SNP report, and of a TDX quote against `dcap-qvl` alone in
 //! the same run. Real evidence from `../shared/vectors`; without it nothing is measured.
 //!
-//! Prints the ratio of the medians itself, of rounds that take turns, so that both sides see the
+//! Prints the ratios itself, of rounds that take turns, so that both sides see the
 //! same machine.
 #![expect(missing_docs, reason = "criterion's macro makes a public function")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on has failed")]
@@ -76,7 +76,10 @@ fn tdx(criterion: &mut Criterion) {
     let verifier = QuoteVerifier::new_prod();
     let alone = || {
         let collateral: QuoteCollateralV3 = serde_json::from_slice(black_box(&collateral)).unwrap();
-        let strict = QuotePolicy::strict(seconds).allow_dynamic_platform(true).allow_smt(true);
+        let strict = QuotePolicy::strict(seconds)
+            .allow_dynamic_platform(true)
+            .allow_cached_keys(true)
+            .allow_smt(true);
         verifier.verify_with_policy(&quote, collateral, seconds, &strict).unwrap();
     };
     criterion.bench_function("appraise v4-b0c06f-phala", |bencher| bencher.iter(ours));
@@ -91,14 +94,17 @@ fn tdx(criterion: &mut Criterion) {
             times.push(start.elapsed());
         }
     }
-    let [ours, alone] = times.map(|mut times| {
+    for times in &mut times {
         times.sort_unstable();
-        times[times.len() / 2]
-    });
-    let ratio = ours.as_secs_f64() / alone.as_secs_f64();
-    eprintln!(
-        "TDX appraisal / dcap-qvl alone, medians of {ROUNDS} in turns: {ours:?} / {alone:?} = {ratio:.3}"
-    );
+    }
+    let [ours, alone] = times;
+    for (what, place) in [("minima", 0), ("medians", ROUNDS / 2)] {
+        let (ours, alone) = (ours[place], alone[place]);
+        let ratio = ours.as_secs_f64() / alone.as_secs_f64();
+        eprintln!(
+            "TDX appraisal / dcap-qvl alone, {what} of {ROUNDS} rounds in turns: {ours:?} / {alone:?} = {ratio:.3}"
+        );
+    }
 }
 
 const ROUNDS: usize = 401;

@@ -65,7 +65,7 @@ rules! {
     ROOTS "input.roots" "the roots are the vendor's own"
         "use a build with the vendors' roots; replaced roots are for tests under `profile = \"development\"`";
     BINDING "input.report-data" "REPORT_DATA is what the relying party computed"
-        "ask for fresh evidence over your own nonce and this key; this evidence speaks for something else";
+        "ask for fresh evidence over your own nonce and this key: this one speaks for something else; of a raw report or quote name the bytes with --report-data";
 
     BOUND_SECTION "bound.section" "the policy says which signers it accepts"
         "add an [evanesce] section to the policy; `evanesce attest policy init --from-evidence` writes one";
@@ -109,7 +109,7 @@ rules! {
         "fetch the certificate for this chip and TCB; if it still fails, the report was changed";
 
     SNP_VEK_PRESENT "snp.vek.present" "there is a VCEK or VLEK certificate for the report"
-        "fetch it from AMD's key distribution service by CHIP_ID and TCB, and hand it over with --vek";
+        "fetch it from AMD's key distribution service with `evanesce attest collateral fetch`, or hand it over with --vek";
     SNP_VEK_READABLE "snp.vek.readable" "the certificate is one DER or PEM X.509 certificate"
         "hand over the certificate as AMD's key distribution service returns it";
     SNP_VEK_SUBJECT "snp.vek.subject" "the certificate is for a VCEK or a VLEK"
@@ -135,7 +135,7 @@ rules! {
         "fetch the certificate from AMD again: this one is not AMD's";
 
     SNP_CRL_PRESENT "snp.crl.present" "there is a revocation list of the product's root"
-        "fetch AMD's CRL for the product and hand it over, or set crl.required = false";
+        "fetch AMD's CRL for the product with `evanesce attest collateral fetch`, or hand it over with --crl";
     SNP_CRL_READABLE "snp.crl.readable" "the revocation list is one DER or PEM CRL"
         "fetch the CRL again";
     SNP_CRL_ISSUER "snp.crl.issuer" "the revocation list is of this product's root"
@@ -249,7 +249,7 @@ rules! {
     TDX_PADDING "tdx.quote.padding" "nothing but zeros follows the quote"
         "discard these bytes: something was appended to the quote";
     TDX_COLLATERAL_PRESENT "tdx.collateral.present" "there is collateral for the quote"
-        "fetch it from Intel's provisioning service and hand it over with --collateral";
+        "fetch it from Intel's provisioning service with `evanesce attest collateral fetch`, or hand it over with --collateral";
     TDX_COLLATERAL_READABLE "tdx.collateral.readable" "the collateral is JSON of the form that DCAP uses, with no part missing"
         "fetch the collateral again";
     TDX_COLLATERAL_TIME "tdx.collateral.current" "the time is within the dates of all collateral"

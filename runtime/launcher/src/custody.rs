@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
-use evanesce_protocol::control::{Load, LoadSource, Loaded, Refused, Strength};
+use evanesce_protocol::control::{Load, LoadSource, Loaded, Refused, Strength, TerminalUse};
 use evanesce_protocol::custody::{KeyFileFormat, KeyFileInfo, Seal};
 use evanesce_protocol::{KeyUse, PublicKey};
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
@@ -50,6 +50,15 @@ pub struct KeyDescription {
     pub public_key: Option<PublicKey>,
     /// The keys that `FILE.pub` names: one, or two where a rotation was interrupted.
     pub named: Vec<Named>,
+}
+
+/// A file that was looked at.
+#[derive(Debug)]
+pub struct Described {
+    /// The file.
+    pub file: PathBuf,
+    /// What it is, or what is wrong with it.
+    pub found: Result<KeyDescription, CustodyError>,
 }
 
 impl Custodian {
@@ -144,15 +153,12 @@ impl Custodian {
     /// # Errors
     ///
     /// [`CustodyError`] where there is no worker; what is wrong with a file is beside it.
-    pub fn describe(
-        &self,
-        paths: &[PathBuf],
-    ) -> Result<Vec<(PathBuf, Result<KeyDescription, CustodyError>)>, CustodyError> {
+    pub fn describe(&self, paths: &[PathBuf]) -> Result<Vec<Described>, CustodyError> {
         let mut worker = self.spawn()?;
         let mut described = Vec::new();
         for path in paths {
             let found = self.describe_one(&mut worker, path);
-            described.push((path.clone(), found));
+            described.push(Described { file: path.clone(), found });
         }
         worker.discard()?;
         Ok(described)
@@ -196,7 +202,8 @@ impl Custodian {
     }
 
     fn spawn(&self) -> Result<Worker<Signer>, WorkerError> {
-        let mut worker = Worker::<Signer>::spawn(&self.image, self.strength)?;
+        let mut worker =
+            Worker::<Signer>::spawn(&self.image, self.strength, TerminalUse::Possible)?;
         let signer_module = Some(WorkerImage::signer_digest());
         worker.await_cage(&Expected { signer_module, strength: self.strength })?;
         Ok(worker)

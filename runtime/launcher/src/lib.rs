@@ -70,7 +70,7 @@ mod workload;
 pub use agent_socket::AgentSocketError;
 pub use attester::AttestError;
 pub use command::{CommandEnd, CommandError, CommandLine, RunError};
-pub use custody::{Custodian, CustodyError, KeyDescription, NewKey};
+pub use custody::{Custodian, CustodyError, Described, KeyDescription, NewKey};
 pub use installation::{DirectoryError, Installation};
 pub use key_file::KeyFileError;
 pub use launcher::{CheckpointError, Clock, Launcher, ListError, Listed, OpenError, ResultError};

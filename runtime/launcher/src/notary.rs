@@ -24,7 +24,7 @@ use evanesce_ledger::row::NotaryRow;
 use evanesce_ledger::{
     AppendError, Envelope, Event, NewRow, NotaryKey, NotaryKeyId, P256Signature, ReadError, Reader,
 };
-use evanesce_protocol::control::{Backing, NotaryOrder, NotaryReport, Strength};
+use evanesce_protocol::control::{Backing, NotaryOrder, NotaryReport, Strength, TerminalUse};
 use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
@@ -161,13 +161,13 @@ impl<'a> Notary<'a> {
 
     fn spawn_for(&self, key: NotaryKey, strength: Strength) -> Result<Starting, NotaryError> {
         let file = key_file::open(&self.directory.join(PRIVATE))?;
-        let worker = Worker::spawn(&self.launcher.image, strength)?;
+        let worker = Worker::spawn(&self.launcher.image, strength, TerminalUse::Never)?;
         Ok(Starting::Spawned { worker, strength, file, key })
     }
 
     /// Has a worker make a key under its `.next` names.
     fn create_next(&self, strength: Strength) -> Result<Session, NotaryError> {
-        let mut worker = Worker::spawn(&self.launcher.image, strength)?;
+        let mut worker = Worker::spawn(&self.launcher.image, strength, TerminalUse::Never)?;
         let path = self.directory.join(PRIVATE_NEXT);
         let file = File::options()
             .write(true)

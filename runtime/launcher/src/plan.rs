@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use evanesce_protocol::WorkloadId;
-use evanesce_protocol::control::Strength;
+use evanesce_protocol::control::{Strength, TerminalUse};
 use evanesce_protocol::evidence::{EvidenceSource, Nonce};
 use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
@@ -65,6 +65,14 @@ impl Plan {
 
     pub(crate) fn strength(&self) -> Strength {
         Degraded::strength_of(&self.degraded_names())
+    }
+
+    /// Whether the worker may have to ask a person.
+    pub(crate) fn terminal_use(&self) -> TerminalUse {
+        match (&self.key, self.unlock.passphrase_fd) {
+            (KeySource::Ephemeral, _) | (KeySource::File(_), Some(_)) => TerminalUse::Never,
+            (KeySource::File(_), None) => TerminalUse::Possible,
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use evanesce_ledger::rotation::{
 };
 use evanesce_ledger::row::KeyRotatedRow;
 use evanesce_ledger::{AppendError, Event, LedgerId, NewRow, NotaryKeys, ReadError, Reader};
-use evanesce_protocol::control::{Load, LoadSource, Strength};
+use evanesce_protocol::control::{Load, LoadSource, Strength, TerminalUse};
 use evanesce_protocol::custody::Seal;
 use evanesce_protocol::rotation::REASON_BYTES_MAX;
 use evanesce_protocol::{Digest, KeyUse, PublicKey};
@@ -225,7 +225,7 @@ impl NextKey {
 
     fn spawn(launcher: &Launcher, order: &RotationOrder<'_>) -> Result<Self, WorkerError> {
         let strength = strength(order);
-        let mut worker = Worker::<Signer>::spawn(&launcher.image, strength)?;
+        let mut worker = Worker::<Signer>::spawn(&launcher.image, strength, TerminalUse::Possible)?;
         let signer_module = Some(WorkerImage::signer_digest());
         worker.await_cage(&Expected { signer_module, strength })?;
         Ok(Self { worker })

@@ -1,7 +1,7 @@
 //! A worker that closes its cage and gets no key: shows what this machine allows.
 
 use evanesce_ledger::receipt::ScrubStatement;
-use evanesce_protocol::control::Strength;
+use evanesce_protocol::control::{Strength, TerminalUse};
 
 use crate::cage::Expected;
 use crate::worker::{END_TIMEOUT, Signer, Worker, WorkerError};
@@ -15,7 +15,7 @@ use crate::worker_image::{ImageError, WorkerImage};
 /// [`TrialError`] names the wall that is missing.
 pub fn try_cage(image: WorkerImage) -> Result<Vec<ScrubStatement>, TrialError> {
     let image = image.seal()?;
-    let mut worker = Worker::<Signer>::spawn(&image, Strength::Strict)?;
+    let mut worker = Worker::<Signer>::spawn(&image, Strength::Strict, TerminalUse::Never)?;
     let expected =
         Expected { signer_module: Some(WorkerImage::signer_digest()), strength: Strength::Strict };
     let cage = worker.await_cage(&expected)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::control::{
     CageReport, Load, Loaded, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport,
-    Strength,
+    Strength, TerminalUse,
 };
 use evanesce_protocol::custody::KeyFileInfo;
 use evanesce_protocol::rotation::Handover;
@@ -105,20 +105,27 @@ pub(crate) struct Worker<C> {
 
 impl<C: Conversation> Worker<C> {
     /// Starts a worker and does not wait for it: two can start side by side.
-    pub(crate) fn spawn(image: &SealedImage, strength: Strength) -> Result<Self, WorkerError> {
+    pub(crate) fn spawn(
+        image: &SealedImage,
+        strength: Strength,
+        terminal: TerminalUse,
+    ) -> Result<Self, WorkerError> {
         let (channel, theirs) = Channel::pair().map_err(WorkerError::Spawn)?;
         let mut command = Command::new(image.path());
         command
             .arg0("evanesce-worker")
-            .args([C::ROLE.argument(), strength.argument()].map(OsStr::new))
+            .args([C::ROLE.argument(), strength.argument(), terminal.argument()].map(OsStr::new))
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             // The place of a broken invariant, the one thing a worker ever writes there.
             .stderr(Stdio::inherit());
-        // Signals of the terminal are for the command, not for the worker, which makes a
-        // session of its own first of all. It could not if it led a process group.
+        // Signals of the terminal are for the command, not for the worker. One that may be handed
+        // the terminal makes a session of its own, and could not if it led a process group.
+        if terminal == TerminalUse::Never {
+            command.process_group(0);
+        }
         let process = ChildProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
         Ok(Self { process, channel, role: std::marker::PhantomData })
     }

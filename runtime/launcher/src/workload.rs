@@ -174,7 +174,7 @@ impl<'a> Workload<'a> {
         let mut signals = Signals::catch().map_err(StartError::Signals)?;
 
         // Both workers come up while the claim and the first row are written.
-        let worker = Worker::spawn(&launcher.image, plan.strength())?;
+        let worker = Worker::spawn(&launcher.image, plan.strength(), plan.terminal_use())?;
         let notary = launcher.notary().spawn(plan.strength()).map_err(Box::new)?;
         let pid = worker.process.pid_u32();
         tracing::info!(event = %EventName::WorkerStarted, workload = %id, pid);

@@ -79,6 +79,33 @@ impl Strength {
     }
 }
 
+/// Whether a worker may have to read a passphrase from a terminal. Told by the worker's third
+/// argument, since a process can leave its terminal only before it leads a process group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TerminalUse {
+    /// It is never handed a terminal: a process group of its own keeps a terminal's signals away.
+    Never,
+    /// It may be handed one: it leads a session of its own, to which job control does not apply.
+    Possible,
+}
+
+impl TerminalUse {
+    /// The worker's third argument.
+    pub const fn argument(self) -> &'static str {
+        match self {
+            Self::Never => "no-terminal",
+            Self::Possible => "terminal",
+        }
+    }
+
+    /// Reads the worker's third argument.
+    pub fn of_argument(argument: &[u8]) -> Option<Self> {
+        [Self::Never, Self::Possible]
+            .into_iter()
+            .find(|terminal| terminal.argument().as_bytes() == argument)
+    }
+}
+
 /// An order to a signer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SignerOrder {
@@ -588,6 +615,10 @@ mod tests {
         }
         for strength in [Strength::Strict, Strength::AllowLockedPages] {
             assert_eq!(Strength::of_argument(strength.argument().as_bytes()), Some(strength));
+        }
+        for terminal in [TerminalUse::Never, TerminalUse::Possible] {
+            let argument = terminal.argument().as_bytes();
+            assert_eq!(TerminalUse::of_argument(argument), Some(terminal));
         }
         assert_eq!(Role::of_argument(b"signer "), None);
     }

@@ -71,7 +71,7 @@ const TAG: &[u8] = b"evanesce key-rotation v1\0";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grant::Grants;
+    use crate::grant::{Grants, Refusal};
 
     fn handover() -> Handover {
         Handover {
@@ -118,6 +118,8 @@ mod tests {
     fn no_client_can_have_a_handover_signed() {
         let grants = Grants::new(vec!["raw".parse().unwrap()]).unwrap();
 
-        assert!(grants.admit(b"any key", &handover().signed_bytes()).is_err());
+        let refused = grants.admit(b"any key", &handover().signed_bytes()).unwrap_err();
+
+        assert_eq!(refused, Refusal::OwnStatement);
     }
 }

@@ -83,6 +83,15 @@ pub enum Order {
         /// What to write.
         text: String,
     },
+    /// Wait until somebody asks the chip for a report (`modules/relay.h`).
+    TakeRequest,
+    /// Answer what was asked.
+    GiveAnswer {
+        /// The evidence, in hexadecimal digits.
+        evidence: String,
+        /// The table of certificates; empty where there is none.
+        certificates: String,
+    },
     /// Write everything to the disks (sync(2)).
     Sync,
     /// Crash the kernel. There is no answer.
@@ -129,6 +138,13 @@ pub enum Answer {
     Struck {
         /// How many of them were on a processor or waiting for one, not asleep.
         interrupted: u32,
+    },
+    /// Somebody asked the chip for a report.
+    Request {
+        /// The 64 bytes to be in it, in hexadecimal digits.
+        data: String,
+        /// The privilege level to be in it.
+        privilege_level: u32,
     },
     /// The contents of a file.
     Text {

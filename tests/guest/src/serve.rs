@@ -20,7 +20,7 @@ pub(crate) fn serve() -> Result<(), Box<dyn Error>> {
     let mut orders = BufReader::new(port.try_clone()?);
     let mut answers = port;
     fs::create_dir_all(OUTPUTS)?;
-    let mut guest = Guest { started: BTreeMap::new() };
+    let mut guest = Guest { started: BTreeMap::new(), chip: None };
     let mut answer = Answer::Ready;
     loop {
         let mut line = serde_json::to_string(&answer)?;
@@ -52,6 +52,8 @@ fn port() -> Result<PathBuf, Box<dyn Error>> {
 
 struct Guest {
     started: BTreeMap<String, Started>,
+    /// A chip that owes an answer.
+    chip: Option<File>,
 }
 
 struct Started {
@@ -94,6 +96,28 @@ impl Guest {
             Order::Read { path } => Ok(Answer::Text { text: read(Path::new(&path))? }),
             Order::Write { path, text } => {
                 File::options().write(true).open(path)?.write_all(text.as_bytes())?;
+                Ok(Answer::Done)
+            }
+            Order::TakeRequest => {
+                // Open until it is answered. A request that never comes is the host's deadline.
+                let mut chip = File::options().read(true).write(true).open(CHIP)?;
+                let mut request = [0; REQUEST_BYTES];
+                chip.read_exact(&mut request)?;
+                let (data, level) = request.split_at(REQUEST_BYTES - size_of::<u32>());
+                self.chip = Some(chip);
+                let privilege_level = u32::from_le_bytes(level.try_into()?);
+                Ok(Answer::Request { data: hex::encode(data), privilege_level })
+            }
+            Order::GiveAnswer { evidence, certificates } => {
+                let mut chip = self.chip.take().ok_or("nobody asked")?;
+                let parts = [hex::decode(evidence)?, hex::decode(certificates)?];
+                let mut answer = Vec::new();
+                for part in &parts {
+                    answer.extend(u32::try_from(part.len())?.to_le_bytes());
+                }
+                answer.extend(parts.concat());
+                // In one write.
+                chip.write_all(&answer)?;
                 Ok(Answer::Done)
             }
             Order::Sync => {
@@ -163,7 +187,11 @@ fn strike(stop: &[u32], end: &[u32], by: Death, deadline: Instant) -> Result<u32
     }
     for (pid, pidfd) in &targets {
         if !is_ready(pidfd, deadline)? {
-            return Err(format!("process {pid:?} did not end").into());
+            let pid = pid.as_raw_nonzero();
+            let [stat, stack] = ["stat", "stack"]
+                .map(|file| read(&Path::new("/proc").join(pid.to_string()).join(file)));
+            let (stat, stack) = (stat.unwrap_or_default(), stack.unwrap_or_default());
+            return Err(format!("process {pid} did not end: {stat}{stack}").into());
         }
     }
     Ok(u32::try_from(interrupted)?)
@@ -232,6 +260,12 @@ fn is_ready(what: impl AsFd, deadline: Instant) -> io::Result<bool> {
         }
     }
 }
+
+/// What `modules/relay.h` makes.
+const CHIP: &str = "/dev/fake-chip";
+
+/// 64 bytes of report data and a privilege level.
+const REQUEST_BYTES: usize = 68;
 
 /// In memory, and never searched for keys on its own: nothing secret is printed.
 const OUTPUTS: &str = "/run/evanesce-guest";

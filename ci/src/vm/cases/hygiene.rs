@@ -5,7 +5,7 @@ use evanesce_guest::Death;
 use crate::vm::bench::{Bench, EVANESCE, GUEST};
 use crate::vm::error::VmError;
 use crate::vm::machine::Store::{Disk, Memory, Swap};
-use crate::vm::row::Expected::{Every, Nothing};
+use crate::vm::row::Expected::{Every, Nothing, Unclaimed};
 
 /// The system keeps core files, and everybody aborts.
 pub(crate) fn core_files(bench: &mut Bench) -> Result<(), VmError> {
@@ -23,21 +23,30 @@ pub(crate) fn core_files(bench: &mut Bench) -> Result<(), VmError> {
     bench.machine.guest.output(&["/bin/rm", &format!("/var/crash/core.{pid}")])?;
     bench.look((control, "removed"), &[&key], &[(Disk, Every)])?;
 
-    let workload = bench.start("aborted", 0)?;
-    // The worker has the signal blocked; the launcher has not.
+    // In the middle of a signature: what the kernel keeps of that moment is that of any kill.
+    let left = if bench.init_on_free { Nothing } else { Unclaimed };
+    let (worker, launcher) = (bench.start("aborted-worker", 0)?, bench.start("aborted", 0)?);
     let guest = &mut bench.machine.guest;
-    guest.output(&["/bin/kill", "-ABRT", &workload.worker.to_string()])?;
-    guest.strike(&[], &[workload.launcher], Death::Abort)?;
+    guest.strike(&[], &[worker.worker], Death::Abort)?;
+    guest.finish("aborted-worker")?;
+    guest.strike(&[], &[launcher.launcher], Death::Abort)?;
     guest.finish("aborted")?;
-    bench.await_end(workload.worker)?;
+    bench.await_end(launcher.worker)?;
+    bench.look(
+        (case, "after, worker's key"),
+        &[&worker.key],
+        &[(Memory, left), (Disk, Nothing)],
+    )?;
+    let launchers = (case, "after, launcher's key");
+    bench.look(launchers, &[&launcher.key], &[(Memory, Nothing), (Disk, Nothing)])?;
     let cores = bench.machine.guest.output(&["/bin/ls", "/var/crash"])?;
-    for pid in [workload.worker, workload.launcher] {
+    for pid in [worker.worker, worker.launcher, launcher.worker, launcher.launcher] {
         if cores.contains(&format!("core.{pid}")) {
             bench.fault(format!("there is a core file of process {pid}: {cores}"));
         }
     }
-    bench.look((case, "after"), &[&workload.key], &[(Memory, Nothing), (Disk, Nothing)])?;
     bench.machine.guest.output(&[EVANESCE, "ps"])?;
+    bench.check_receipt("aborted-worker", "kernel")?;
     bench.check_receipt("aborted", "kernel")?;
     Ok(())
 }

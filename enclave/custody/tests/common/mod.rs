@@ -1,4 +1,5 @@
 //! The frozen files and how they are opened.
+#![expect(clippy::unwrap_used, reason = "clippy sees tests, not what tests call")]
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::allow_attributes, reason = "not every test leaves a part unused")]
 

@@ -31,7 +31,7 @@ pub(crate) fn utc(date: &str) -> Vec<u8> {
 
 /// An object identifier.
 pub(crate) fn oid(text: &str) -> Vec<u8> {
-    tlv(0x06, ObjectIdentifier::new(text).unwrap().as_bytes())
+    tlv(0x06, ObjectIdentifier::new(text).expect("an object identifier").as_bytes())
 }
 
 /// A bit string of whole bytes.
@@ -41,7 +41,7 @@ pub(crate) fn bits(bytes: &[u8]) -> Vec<u8> {
 
 /// Tag, length, value.
 pub(crate) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(value.len()).unwrap();
+    let length = u16::try_from(value.len()).expect("below 64 KiB");
     let [high, low] = length.to_be_bytes();
     let header = match length {
         0..0x80 => vec![tag, low],

@@ -208,7 +208,10 @@ mod tests {
         assert_eq!(of("b").allow_degraded.value, []);
         assert_eq!(of("strict").allow_degraded.value, []);
         assert_eq!(of("a").allow_degraded.value, [Degraded::SecretPages]);
-        assert_eq!(of_files(&[one.clone()]).unwrap().profile.value, "a".parse().unwrap());
+        assert_eq!(
+            of_files(std::slice::from_ref(&one)).unwrap().profile.value,
+            "a".parse().unwrap()
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use evanesce_launcher::Described;
 use serde::Serialize;
 
 use super::show::ShowReport;
@@ -29,7 +30,7 @@ pub(super) struct ListArgs {
 pub(super) fn run(args: &ListArgs, context: &Context<'_>) -> Result<ListReport, CommandError> {
     let paths = files_of(&args.directory)?;
     let mut report = ListReport { keys: Vec::new(), unusable: Vec::new() };
-    for (file, found) in args.strength.custodian(context)?.describe(&paths)? {
+    for Described { file, found } in args.strength.custodian(context)?.describe(&paths)? {
         match found {
             Ok(found) => report.keys.push(ShowReport::new(&found)),
             Err(error) if error.is_of_another_kind() => {}

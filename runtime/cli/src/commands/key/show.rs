@@ -30,8 +30,8 @@ pub(super) struct ShowArgs {
 pub(super) fn run(args: &ShowArgs, context: &Context<'_>) -> Result<ShowReport, CommandError> {
     let custodian = args.strength.custodian(context)?;
     let described = custodian.describe(std::slice::from_ref(&args.file))?;
-    let (_, found) = described.into_iter().next().expect("one file was asked for");
-    Ok(ShowReport::new(&found?))
+    let described = described.into_iter().next().expect("one file was asked for");
+    Ok(ShowReport::new(&described.found?))
 }
 
 /// What a key file is.
