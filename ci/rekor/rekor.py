@@ -114,11 +114,11 @@ def trusted_root(tlogs, chain=None):
 
 
 class Front(http.server.BaseHTTPRequestHandler):
-    """What a web server does in front of Rekor v2: entries to it, tiles from its directory."""
+    """What a web server does in front of Rekor: requests to it, and of v2 tiles from its directory.
+    It can lose what Rekor answers."""
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
+    def pass_on(self, body):
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.server.rekor}{self.path}", data=body,
             headers={"content-type": "application/json"})
@@ -128,7 +128,12 @@ class Front(http.server.BaseHTTPRequestHandler):
         except urllib.error.HTTPError as error:
             self.answer(error.code, error.read(), error.headers)
 
+    def do_POST(self):
+        self.pass_on(self.rfile.read(int(self.headers["content-length"])))
+
     def do_GET(self):
+        if self.server.directory is None:
+            return self.pass_on(None)
         path = self.server.directory / self.path.removeprefix("/api/v2/")
         ok = path.is_file()
         self.answer(200 if ok else 404, path.read_bytes() if ok else b"", {})
@@ -138,15 +143,22 @@ class Front(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.send_response(status)
-        for name in ("x-log-index", "Grpc-Metadata-x-log-index"):
-            if name in headers:
-                self.send_header("x-log-index", headers[name])
+        for name in headers:
+            if name.lower() == "location" or name.lower().endswith("x-log-index"):
+                self.send_header(name, headers[name])
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_):
         pass
+
+
+def start_front(rekor, directory):
+    front = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Front)
+    front.rekor, front.directory, front.lose = rekor, directory, False
+    threading.Thread(target=front.serve_forever, daemon=True).start()
+    return front, f"http://127.0.0.1:{front.server_address[1]}"
 
 
 def start_tsa():
@@ -171,14 +183,12 @@ def start_v2(tsa):
           "--grpc-address=127.0.0.1", f"--grpc-port={grpc}", f"--http-metrics-port={metrics}",
           "--checkpoint-interval=1s", "--batch-max-age=100ms", "--persistent-antispam=true")
     wait_for(f"http://127.0.0.1:{http_port}/healthz", "Rekor v2")
-    front = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Front)
-    front.rekor, front.directory, front.lose = http_port, directory, False
-    threading.Thread(target=front.serve_forever, daemon=True).start()
+    front, url = start_front(http_port, directory)
     der = public_der(key)
     log_id = hashlib.sha256(b"rekor2.test\n\x01" + der[-32:]).digest()
     address, chain = tsa
     root = trusted_root([tlog("rekor2.test", der, "PKIX_ED25519", log_id)], chain)
-    config = signing_config(f"http://127.0.0.1:{front.server_address[1]}", 2, address)
+    config = signing_config(url, 2, address)
     return front, config, root
 
 
@@ -222,11 +232,20 @@ def start_v1():
           "--rekor_server.address=127.0.0.1", f"--port={address}", "--rekor_server.hostname=rekor1.test",
           f"--rekor_server.signer={key}", "--enable_retrieve_api=false",
           "--enabled_api_endpoints=getLogInfo,getPublicKey,createLogEntry,getLogEntryByIndex,getLogEntryByUUID,getLogProof")
-    url = f"http://127.0.0.1:{address}"
-    wait_for(f"{url}/api/v1/log", "Rekor v1")
+    wait_for(f"http://127.0.0.1:{address}/api/v1/log", "Rekor v1")
+    front, url = start_front(address, None)
     der = public_der(key)
     root = trusted_root([tlog("rekor1.test", der, "PKIX_ECDSA_P256_SHA_256", hashlib.sha256(der).digest())])
-    return signing_config(url, 1), root
+    return front, signing_config(url, 1), root
+
+
+def size_of_v1(front):
+    log = json.loads(get(f"http://127.0.0.1:{front.rekor}/api/v1/log"))
+    return log["treeSize"]
+
+
+def size_of_v2(front):
+    return int((front.directory / "checkpoint").read_text().split("\n")[1])
 
 
 class Site:
@@ -243,6 +262,9 @@ class Site:
         self.evanesce("sign", "signature.artifact")
         self.first = (self.dir / "state/notary/notary.pem").read_bytes()
         (self.dir / "notary.pem").write_bytes(self.first)
+        run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self.dir / "other.key")
+        run("openssl", "ec", "-in", self.dir / "other.key", "-pubout", "-out", self.dir / "other.pem")
+        self.swapped = "sha256:" + hashlib.sha256(public_der(self.dir / "other.key")).hexdigest()
         self.evanesce("run", "--workload-id", "ended", "--", "true")
         self.evanesce("key", "new", "release.age", secrets=["--new-passphrase-fd"])
         self.evanesce("key", "rotate", "release.age", secrets=["--passphrase-fd", "--new-passphrase-fd"])
@@ -287,13 +309,14 @@ class Site:
 
     def ours(self, bundle, kind, target):
         done = self.evanesce("verify", f"{kind}.artifact", "--bundle", bundle, "--offline", "--json",
-                             "--trusted-root", f"{target}.root.json", "--notary", "notary.pem", status=None)
+                             "--trusted-root", f"{target}.root.json", "--notary", "notary.pem",
+                             "--notary", "other.pem", status=None)
         verdict = json.loads(done.stdout) if done.stdout else {"outcome": "error", "reason": done.stderr}
         return verdict["outcome"] == "trusted", verdict["reason"]
 
     def theirs(self, bundle, kind, target, timestamps):
-        done = run("node", VERIFIER, bundle, self.dir / f"{target}.root.json", self.dir / "notary.pem",
-                   self.dir / f"{kind}.artifact", str(timestamps), cwd=NODE, status=None)
+        done = run("node", VERIFIER, bundle, self.dir / f"{target}.root.json",
+                   f"{self.dir}/notary.pem,{self.dir}/other.pem", self.dir / f"{kind}.artifact", str(timestamps), cwd=NODE, status=None)
         return done.returncode == 0, done.stdout.strip() or done.stderr.strip()[-300:]
 
 
@@ -303,7 +326,7 @@ def flip(text, at=None):
     return b64(bytes(raw))
 
 
-def changes(bundle, foreign):
+def changes(bundle, foreign, swapped):
     """Every way in which a bundle is spoilt: name and text."""
     def spoil(change):
         copy = json.loads(json.dumps(bundle))
@@ -335,7 +358,9 @@ def changes(bundle, foreign):
         stamps[0]["signedTimestamp"] = flip(stamps[0]["signedTimestamp"], -5)
 
     def key(copy, _):
-        copy["verificationMaterial"]["publicKey"]["hint"] = "sha256:" + "0" * 64
+        # Of a key that is known as well: the signature decides, not the name.
+        copy["verificationMaterial"]["publicKey"]["hint"] = swapped
+        copy["dsseEnvelope"]["signatures"][0]["keyid"] = swapped
 
     def other(copy, entry):
         copy["verificationMaterial"]["tlogEntries"] = foreign["verificationMaterial"]["tlogEntries"]
@@ -367,7 +392,7 @@ def accept_and_refuse(site, target, timestamps, strangers, foreign):
             if not holds:
                 raise SystemExit(f"{who} refuses the {kind} from {target}: {reason}")
             accepted += 1
-        for what, text in changes(json.loads(bundle.read_text()), foreign):
+        for what, text in changes(json.loads(bundle.read_text()), foreign, site.swapped):
             spoilt.write_text(text)
             verdicts = [("evanesce", site.ours(spoilt, kind, target))]
             if strangers:
@@ -389,20 +414,19 @@ def publish(site, target, entries):
     say(f"{target}: {entries} entries published")
 
 
-def lost_answer(site, front):
-    """The answer is lost; the entry is found again with a proof from tiles, and not entered twice."""
+def lost_answer(site, target, front, size):
+    """The answer is lost; the entry is found again, and not entered twice."""
     site.evanesce("run", "--", "true")
     front.lose = True
-    report = json.loads(site.evanesce("log", "publish", "v2", "--json", status=1).stdout)
+    report = json.loads(site.evanesce("log", "publish", target, "--json", status=1).stdout)
     if report["targets"][0]["stopped"]["failed"]["code"] != "publish.no-answer":
         raise SystemExit(f"a lost answer: {report}")
     front.lose = False
-    publish(site, "v2", 1)
-    size = int((front.directory / "checkpoint").read_text().split("\n")[1])
+    publish(site, target, 1)
     entries = json.loads(site.evanesce("log", "status", "--json").stdout)["entries"]
-    if size != entries:
-        raise SystemExit(f"{size} entries in Rekor v2 of {entries}")
-    say(f"v2: an entry whose answer was lost is found again; {size} entries, none twice")
+    if size(front) != entries:
+        raise SystemExit(f"{size(front)} entries in {target} of {entries}")
+    say(f"{target}: an entry whose answer was lost is found again; {entries} entries, none twice")
 
 
 def fsck(site):
@@ -438,14 +462,16 @@ def main():
         site.add("v2", config, root)
         publish(site, "v2", entries)
         accept_and_refuse(site, "v2", 1, strangers, foreign)
-        lost_answer(site, front)
+        lost_answer(site, "v2", front, size_of_v2)
     needed = ("trillian_log_server", "trillian_log_signer", "createtree", "rekor-server", "psql", "go")
     if have(*needed) or not Path("/usr/lib/postgresql").exists():
         say("SKIPPED: Rekor v1: " + (", ".join(have(*needed)) or "PostgreSQL") + " missing")
     else:
-        site.add("v1", *start_v1())
+        front, config, root = start_v1()
+        site.add("v1", config, root)
         publish(site, "v1", json.loads(site.evanesce("log", "status", "--json").stdout)["entries"])
         accept_and_refuse(site, "v1", 1, strangers, foreign)
+        lost_answer(site, "v1", front, size_of_v1)
     say("done")
 
 
