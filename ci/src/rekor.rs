@@ -14,7 +14,8 @@ use crate::programs::{ProgramError, cargo, output, repository, show, target_dire
 ///
 /// Needs Go and its module proxy for the servers, PostgreSQL for Rekor v1, Node for @sigstore/verify.
 /// Parts whose programs are missing are skipped by name. The servers of Rekor v1 and the timestamp
-/// authority listen for metrics on port 2112 of every address: run it where nobody else can connect.
+/// authority listen for metrics on port 2112 of every address: as root they run in a network
+/// namespace of their own, else run this where nobody else can connect.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RekorArgs {
     /// Kill append and publish N times at random moments first: 300
