@@ -81,9 +81,8 @@ fn what_a_key_signed_before_it_was_rotated_still_verifies() {
     }
     let here = installation();
     here.file("file", "contents");
-    let shell = |line: &str| {
-        here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0)
-    };
+    let shell =
+        |line: &str| here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0);
     shell("\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
     shell("\"$0\" sign file --key release.age --passphrase-fd 3 3< <(echo secret)");
     shell(

@@ -105,7 +105,12 @@ fn tlog_entry(json: &mut Value) -> &mut Value {
 /// They are in other people's hands: whatever is changed here, these hold for ever.
 #[test]
 fn the_frozen_bundles_of_all_kinds_hold() {
-    let kinds = [StatementKind::Signature, StatementKind::Receipt, StatementKind::NotaryRotation];
+    let kinds = [
+        StatementKind::Signature,
+        StatementKind::Receipt,
+        StatementKind::KeyRotation,
+        StatementKind::NotaryRotation,
+    ];
     for (kind, expected) in KINDS.iter().zip(kinds) {
         let verdict = Sample::frozen(kind).verify();
         assert_eq!(verdict.outcome, Outcome::Trusted, "{kind}: {}", verdict.reason);
@@ -171,6 +176,14 @@ fn what_was_changed_is_refused_with_the_reason() {
             json["verificationMaterial"]["publicKey"]["hint"] = "another".into();
         };
         refused("hint", sample.changed(other_hint), "different keys");
+        // Of another key that is known as well: the signature decides, not the name.
+        let other = TestNotary::new(2).key;
+        let mut swapped = sample.json();
+        swapped["verificationMaterial"]["publicKey"]["hint"] = other.id().to_string().into();
+        swapped["dsseEnvelope"]["signatures"][0]["keyid"] = other.id().to_string().into();
+        let known = [&sample.notary.key, &other].map(|key| KnownNotary::of_key(key.clone()));
+        let verdict = sample.verify_with(&serde_json::to_vec(&swapped).unwrap(), &known);
+        refused("swapped key", verdict, "signature");
         for end in (0..sample.bundle.len() - 1).step_by(97) {
             let notary = [KnownNotary::of_key(sample.notary.key.clone())];
             let verdict = sample.verify_with(&sample.bundle[..end], &notary);
@@ -366,7 +379,12 @@ fn make_the_samples() {
     let root = local_trusted_root(&reader.checkpoint().origin, &known);
     fs::write(samples().join("trusted_root.json"), root).unwrap();
     fs::write(samples().join("notary.pem"), notary.key.to_pem()).unwrap();
-    let artifacts = [artifact, public_key.as_bytes().to_vec(), second.key.spki().to_vec()];
+    let artifacts = [
+        artifact,
+        public_key.as_bytes().to_vec(),
+        successor.as_bytes().to_vec(),
+        second.key.spki().to_vec(),
+    ];
     for (index, (kind, artifact)) in KINDS.iter().zip(artifacts).enumerate() {
         let entries = [reader.log_entry(index as u64).unwrap()];
         let envelope = [&record, &receipt, &handover, &rotation][index];

@@ -329,7 +329,7 @@ fn the_line_of_a_witness_is_checked_and_kept() {
     assert_eq!((kept.witness.as_str(), kept.size), ("witness.example", 1));
     assert_eq!(site.open().note(), note);
     assert!(site.check(Some(&note)).holds());
-    let spoilt = note.replacen(" 8 sha256", " 9 sha256", 1);
+    let spoilt = note.replacen("\n1\n", "\n2\n", 1);
     let refused = keep_cosignature(&site.log, &mut log, &spoilt, &key).unwrap_err();
     assert_eq!(refused.code(), "note.signature");
     let unsigned = fs::read_to_string(site.log.tiles().join("checkpoint")).unwrap();

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use evanesce_launcher::{
-    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, NotarySession, Plan,
-    RotateError, Rotated, RotationOrder, RunError, Unlock, Workload,
+    CommandEnd, CommandLine, EndError, EndReason, Ended, Launcher, Plan, RotateError, Rotated,
+    RotationOrder, RunError, Unlock, Workload,
 };
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::KeyFate;

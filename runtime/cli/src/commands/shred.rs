@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
+use crate::local_log;
 use crate::receipt_text::{counted, name_of};
 use crate::ui::{BAD, FAINT, GOOD, Report};
 
