@@ -385,6 +385,7 @@ def changes(bundle, foreign, swapped):
 def accept_and_refuse(site, target, timestamps, strangers, foreign):
     spoilt = WORK / "spoilt.json"
     accepted = refused = 0
+    said = set()
     for kind in KINDS:
         bundle = site.bundle(kind, target)
         verdicts = [("evanesce", site.ours(bundle, kind, target))]
@@ -403,7 +404,8 @@ def accept_and_refuse(site, target, timestamps, strangers, foreign):
                 if holds:
                     raise SystemExit(f"{who} accepts the {kind} from {target} with another {what}")
                 refused += 1
-                if kind == "signature":
+                if (what, who) not in said:
+                    said.add((what, who))
                     say(f"  {target}, {what}, {who}: {reason[:150]}")
     say(f"{target}: {accepted} bundles accepted, {refused} spoilt ones refused")
 

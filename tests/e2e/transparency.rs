@@ -108,6 +108,32 @@ fn what_a_key_signed_before_it_was_rotated_still_verifies() {
     assert_eq!(here.json(&with)["outcome"], "trusted");
 }
 
+/// Somebody kept the sealed file of the retired key and signs with it: the log has that signature
+/// after the handover, and says so.
+#[test]
+fn what_a_key_signs_after_it_was_rotated_is_refused() {
+    if peers::missing(&["bash"]) {
+        return;
+    }
+    let here = installation();
+    here.file("file", "contents");
+    let shell = |line: &str| {
+        here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0)
+    };
+    shell("\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
+    shell("mkdir -m 700 kept && cp -p release.age* kept/");
+    shell(
+        "\"$0\" key rotate release.age --passphrase-fd 3 --new-passphrase-fd 4 \
+         3< <(echo secret) 4< <(echo secret)",
+    );
+    shell("\"$0\" sign file --key kept/release.age --passphrase-fd 3 3< <(echo secret)");
+
+    let verify = ["verify", "file", "--bundle", "file.sigstore.json"];
+    let refused = here.run(&verify).expect_status(1);
+
+    assert!(refused.stdout.contains("generation 1 of the key was retired"), "{refused:#?}");
+}
+
 /// The ledger of an earlier version has no log; it gets one.
 #[test]
 fn a_log_that_is_gone_or_never_was_is_made_from_the_ledger() {
