@@ -303,8 +303,11 @@ fn a_passphrase_is_asked_for_at_the_terminal_which_is_put_back_whatever_happens(
     }
     let here = Installation::new(PROGRAM);
     frozen(&here, "openssh-aes256-ctr.key");
-    let run = "$E run --quiet --key openssh-aes256-ctr.key -- true; echo status=$?; stty -a | \
-               grep -qw -- '-echo' && echo silent || echo shown";
+    // Where the launcher was killed, its worker takes a moment.
+    let run = "$E run --quiet --key openssh-aes256-ctr.key -- true; echo status=$?; \
+               silent() { stty -a | grep -qw -- '-echo'; }; \
+               for _ in {1..100}; do silent || break; sleep 0.1; done; \
+               silent && echo silent || echo shown";
     let terminal = |typed: &str| {
         let script =
             format!("set timeout 50\nspawn -noecho bash -c {{{run}}}\n{typed}\nexpect eof\n");
