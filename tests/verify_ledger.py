@@ -21,6 +21,7 @@ HEADER = re.compile(
 RECEIPT = "https://evanesce.dev/receipt/v1"
 CHECKPOINT = "https://evanesce.dev/ledger-checkpoint/v1"
 SHRED = "https://evanesce.dev/shred-receipt/v1"
+REPORT = "https://evanesce.dev/playbook-report/v1"
 ROTATION = "https://evanesce.dev/notary-rotation/v1"
 KEY_ROTATION = "https://evanesce.dev/key-rotation/v1"
 MEMBERS = {
@@ -188,6 +189,16 @@ class Audit:
                                    sha256(keys["successor"]))
                  and said["ledger"] == self.ledger and both_signed(said, keys), "rotation")
             self.check(envelope, 0)
+        elif event == "reported":
+            envelope = Envelope(row["envelope"])
+            said = envelope.predicate
+            outcomes = [step["outcome"] for step in said["steps"]]
+            may_say = ("does-not-hold" if "does-not-hold" in outcomes
+                       else "incomplete" if "left-out" in outcomes or not outcomes else "holds")
+            need(envelope.is_about(REPORT, "playbook " + said["playbook"], said["text"])
+                 and said["ledger"] == {"id": self.ledger, "last": seq - 1, "head": self.head}
+                 and said["outcome"] == may_say, "report")
+            self.check(envelope, seq - 1)
         elif event in ("started", "loaded", "signed", "receipt"):
             need(workload, "no-workload")
             need((life is None) == (event == "started"),

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: libFuzzer on the four parsers that read what others write.
+//! `cargo xtask fuzz`: libFuzzer on the parsers that read what others write.
 //!
 //! The targets and what must hold of them are in `fuzz/`. They are built here, with the compiler's
 //! own coverage instrumentation, and started from valid inputs. What was covered of this
@@ -53,6 +53,8 @@ enum Target {
     KeyFiles,
     /// The segments of a ledger
     LedgerSegments,
+    /// Reports, quotes, their certificates and collateral, and policies
+    Evidence,
 }
 
 impl Target {
@@ -67,6 +69,8 @@ impl Target {
             // A little more than any key file has.
             Self::KeyFiles => 17 * 1024,
             Self::LedgerSegments => 16 * 1024,
+            // A little more than the collateral of the seeds.
+            Self::Evidence => 24 * 1024,
         }
     }
 }
@@ -198,7 +202,8 @@ impl Built {
         planted: Option<&str>,
     ) -> Result<Log, FuzzError> {
         let seeds = self.folder("seeds", target)?;
-        let artefacts = self.folder("found", target)?;
+        let kind = if planted.is_some() { "found-planted" } else { "found" };
+        let artefacts = self.folder(kind, target)?;
         let mut command = Command::new(self.program(target));
         command
             .arg(corpus)
@@ -327,7 +332,9 @@ const INSTRUMENTATION: &[&str] = &[
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
     "-Ccodegen-units=1",
-    "-Crelocation-model=static",
+    "-Clink-arg=-no-pie",
+    // A dependency is a shared library as well, which nothing uses and libFuzzer is not part of.
+    "-Clink-arg=-Wl,--warn-unresolved-symbols",
 ];
 
 /// An input that takes longer is a hang.

@@ -7,6 +7,7 @@ mod fuzz;
 mod kills;
 mod licences;
 mod packages;
+mod playbooks;
 mod programs;
 mod readme;
 mod rekor;
@@ -39,6 +40,7 @@ enum Task {
     Bench(bench::BenchArgs),
     Fuzz(fuzz::FuzzArgs),
     Kills(kills::KillsArgs),
+    Playbooks(playbooks::PlaybooksArgs),
     Readme(readme::ReadmeArgs),
     Rekor(rekor::RekorArgs),
     Reproduce(reproduce::ReproduceArgs),
@@ -55,6 +57,7 @@ impl Task {
             Self::Bench(args) => Box::new(bench::run(args)?),
             Self::Fuzz(args) => Box::new(fuzz::run(args)?),
             Self::Kills(args) => Box::new(kills::run(args)?),
+            Self::Playbooks(args) => Box::new(playbooks::run(args)?),
             Self::Readme(args) => Box::new(readme::run(args)?),
             Self::Rekor(args) => Box::new(rekor::run(args)?),
             Self::Reproduce(args) => Box::new(reproduce::run(args)?),

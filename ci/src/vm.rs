@@ -128,13 +128,28 @@ fn with_setting(
             continue;
         }
         let setting = u8::from(init_on_free);
-        say(begin, &format!("init_on_free={setting}: booting"));
-        let mut bench = Bench::boot(image, programs, Boot { init_on_free, keys: KEYS })?;
+        let mut guest = None;
         for (name, case) in cases {
+            let mut bench = match guest.take() {
+                Some(bench) => bench,
+                None => {
+                    say(begin, &format!("init_on_free={setting}: booting"));
+                    Bench::boot(image, programs, Boot { init_on_free, keys: KEYS })?
+                }
+            };
             say(begin, &format!("init_on_free={setting}: {name}"));
-            case(&mut bench).map_err(|error| bench.explain(error))?;
+            match case(&mut bench) {
+                Ok(()) => guest = Some(bench),
+                // What was found stays found; the next case gets a guest of its own.
+                Err(error) => {
+                    let error = bench.explain(error);
+                    say(begin, &format!("init_on_free={setting}: {name}: {error}"));
+                    bench.fault(format!("{name} did not come to its end: {error}"));
+                    report.add(bench.into_results());
+                }
+            }
         }
-        report.add(bench.into_results());
+        report.add(guest.map(Bench::into_results).unwrap_or_default());
     }
     Ok(report)
 }

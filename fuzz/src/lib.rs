@@ -6,6 +6,7 @@
 //! | [`control_messages`] | a packet on the control channel | a message that is read is read again from what it is written to |
 //! | [`key_files`] | a key file | every format is read or refused |
 //! | [`ledger_segments`] | the segments of a ledger | readers and the audit come to an end, and agree where a row is bad |
+//! | [`evidence`] | a part of what an appraisal reads, signed afterwards where its maker would | what has a failed check is not trusted, and the other way round; a policy that is read is read again from what it is written to |
 //!
 //! Of all: no panic, no hang, and no memory that is kept ([`memory`]).
 
@@ -13,6 +14,7 @@
 
 pub mod agent_frames;
 pub mod control_messages;
+pub mod evidence;
 pub mod key_files;
 pub mod ledger_segments;
 pub mod memory;

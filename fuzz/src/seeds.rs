@@ -25,6 +25,7 @@ pub fn write_where_asked(target: &str) {
             "control-messages" => control::seeds(),
             "key-files" => keys::seeds(),
             "ledger-segments" => ledger::seeds()?,
+            "evidence" => crate::evidence::seeds(),
             _ => unreachable!("a target has seeds"),
         };
         fs::create_dir_all(&directory)?;

@@ -6,6 +6,7 @@
 
 mod architecture;
 mod attestation;
+mod auditor;
 mod bad_input;
 mod custody;
 mod degraded;

@@ -117,9 +117,8 @@ fn what_a_key_signs_after_it_was_rotated_is_refused() {
     }
     let here = installation();
     here.file("file", "contents");
-    let shell = |line: &str| {
-        here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0)
-    };
+    let shell =
+        |line: &str| here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0);
     shell("\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
     shell("mkdir -m 700 kept && cp -p release.age* kept/");
     shell(

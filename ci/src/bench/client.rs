@@ -101,7 +101,7 @@ fn end_when_stuck(stream: UnixStream, requests_count: &Arc<AtomicU64>) {
             let now = Some(count.load(Ordering::Relaxed));
             if now == seen {
                 // Should it be gone already, there is nobody to be woken.
-                let _ = stream.shutdown(Shutdown::Both);
+                stream.shutdown(Shutdown::Both).unwrap_or(());
                 return;
             }
             seen = now;

@@ -154,6 +154,12 @@ pub const ADVICE: &[Advice] = &[
         "`evanesce audit show` lists the workloads; one that is alive has no receipt yet",
     ),
     Advice::new(
+        "canary.not-one",
+        Fault::Misuse,
+        "name a file that `evanesce drill canary new` wrote, as it wrote it; no other key is read",
+    ),
+    Advice::new("canary.read", Fault::Misuse, "name a file that exists and that you may read"),
+    Advice::new(
         "checkpoint.not-one",
         Fault::Misuse,
         "name a file that `evanesce audit checkpoint --output` wrote",
@@ -338,6 +344,23 @@ pub const ADVICE: &[Advice] = &[
         "doctor.no-such-check",
         Fault::Misuse,
         "`evanesce doctor` without --check lists all names",
+    ),
+    Advice::new(
+        "drill.directory",
+        Fault::Environment,
+        "see that the directory for temporary files (TMPDIR) can be written and its disk is not full",
+    ),
+    Advice::new(
+        "drill.hold",
+        Fault::Misuse,
+        "write hexadecimal lines, and an empty one after them",
+    ),
+    Advice::new("drill.no-agent", Fault::Misuse, "run it as the command of `evanesce run`"),
+    Advice::new("drill.own-program", Fault::Environment, "see that /proc is mounted"),
+    Advice::new(
+        "drill.process",
+        Fault::Environment,
+        "run `evanesce doctor --check worker` to see whether a worker can run here",
     ),
     Advice::new("envelope.other-key", Fault::Refusal, "name the notary's public key with --notary"),
     Advice::new(
@@ -772,6 +795,52 @@ pub const ADVICE: &[Advice] = &[
         "run it at a terminal, or give the passphrase with --passphrase-fd N or the systemd credential evanesce.passphrase",
     ),
     Advice::new(
+        "playbook.needs",
+        Fault::Environment,
+        "install it or do this as root; --leave-out-missing goes on without such steps, and the report says so",
+    ),
+    Advice::new(
+        "playbook.no-step",
+        Fault::Misuse,
+        "`evanesce playbook show` has the steps and their numbers",
+    ),
+    Advice::new(
+        "playbook.no-undo",
+        Fault::Misuse,
+        "`evanesce playbook show` says what else can be done",
+    ),
+    Advice::new("playbook.none", Fault::Misuse, "`evanesce playbook list` has the names"),
+    Advice::new(
+        "playbook.not-confirmed",
+        Fault::Misuse,
+        "answer y, or say --yes where there is no terminal",
+    ),
+    Advice::new(
+        "playbook.other-run",
+        Fault::Misuse,
+        "begin with the first step with --restart, or name the settings of the run before",
+    ),
+    Advice::new(
+        "playbook.setting",
+        Fault::Misuse,
+        "`evanesce playbook show` lists what can be set, as NAME=VALUE",
+    ),
+    Advice::new(
+        "playbook.shell",
+        Fault::Environment,
+        "see that bash is installed and processes can be started",
+    ),
+    Advice::new(
+        "playbook.state-read",
+        Fault::Environment,
+        "see that the state directory belongs to this user, or begin with --restart",
+    ),
+    Advice::new(
+        "playbook.state-write",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
         "public-file.other-key",
         Fault::Refusal,
         "one of the two files was replaced: take both from the same backup, or remove the public file if you are sure of the key",
@@ -882,6 +951,31 @@ pub const ADVICE: &[Advice] = &[
         "run.seal",
         Fault::Misuse,
         "say --rotate as well, or leave --recipient, --passphrase and --new-passphrase-fd out",
+    ),
+    Advice::new(
+        "scan.kind",
+        Fault::Misuse,
+        "name a file with --core, a block device with --device, a file or directory with --file",
+    ),
+    Advice::new(
+        "scan.nothing",
+        Fault::Misuse,
+        "name something with --pid, --core, --file, --device, --kcore or --swap",
+    ),
+    Advice::new(
+        "scan.open",
+        Fault::Environment,
+        "see that it exists; processes, devices and swap only root can read",
+    ),
+    Advice::new(
+        "scan.own-process",
+        Fault::Misuse,
+        "name another process: this one holds every form of the canary",
+    ),
+    Advice::new(
+        "scan.read",
+        Fault::Environment,
+        "look at the kernel's log: the device or file could not be read",
     ),
     Advice::new(
         "secret.credential",

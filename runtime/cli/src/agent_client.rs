@@ -54,6 +54,15 @@ impl AgentClient {
         self.signature(&request::sign_digest(key, context, digest))
     }
 
+    /// Sends a request and returns the answer to it.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError`] where the connection fails.
+    pub fn ask(&mut self, request: &[u8]) -> Result<Response, AgentError> {
+        self.exchange(request)
+    }
+
     fn signature(&mut self, request: &[u8]) -> Result<[u8; SIGNATURE_BYTES], AgentError> {
         match self.exchange(request)? {
             Response::Signature(signature) => Ok(signature),

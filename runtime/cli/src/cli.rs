@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    attest, audit, completions, config, doctor, key, log as log_command, man, notary, ps, run,
-    shred, sign, stop, verify,
+    attest, audit, completions, config, doctor, drill, key, log as log_command, man, notary,
+    playbook, ps, run, shred, sign, stop, verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
 use crate::context::{Configuration, Context};
@@ -116,6 +116,10 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Drill(drill::DrillArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Playbook(playbook::PlaybookArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Completions(completions::CompletionsArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Man(man::ManArgs),
@@ -170,6 +174,8 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Config(args) => ui.finish(config::run(&args, &context), failed),
         Command::Log(args) => ui.finish(log_command::run(&args, &context), failed),
         Command::Doctor(args) => ui.finish(doctor::run(&args), failed),
+        Command::Drill(args) => ui.finish(drill::run(&args, &context), failed),
+        Command::Playbook(args) => ui.finish(playbook::run(&args, &context), failed),
         Command::Completions(args) => ui.finish(completions::run(&args), failed),
         Command::Man(args) => ui.finish(man::run(&args), failed),
     };

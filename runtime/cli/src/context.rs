@@ -119,6 +119,25 @@ impl<'a> Context<'a> {
         self.environment.credentials_directory.clone()
     }
 
+    /// The file in which the run of a playbook is kept. The installation is made where there is none,
+    /// and the file's directory with it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::launcher`], and where the directory cannot be made.
+    pub fn playbook_state(&self, name: &str) -> Result<PathBuf, CommandError> {
+        drop(self.launcher()?);
+        let directory = self.state_dir()?.join("playbooks");
+        crate::new_file::private_directory(&directory)?;
+        Ok(directory.join(format!("{name}.json")))
+    }
+
+    /// One variable of the environment.
+    pub fn variable(&self, name: &str) -> Option<OsString> {
+        let mut found = self.environment.variables.0.iter().filter(|(key, _)| key == name);
+        found.next().map(|(_, value)| value.clone())
+    }
+
     /// The state directory, which need not exist.
     ///
     /// # Errors

@@ -169,6 +169,7 @@ coded!(
     evanesce_launcher::CommandError,
     evanesce_launcher::CustodyError,
     evanesce_launcher::EndError,
+    evanesce_launcher::FileReportError,
     evanesce_launcher::ListError,
     evanesce_launcher::NotaryError,
     evanesce_launcher::OpenError,
@@ -190,4 +191,6 @@ coded!(
     evanesce_transparency::publish::TargetError,
     evanesce_transparency::trust::TrustedRootError,
     evanesce_transparency::verify::TrustError,
+    evanesce_residue::CanaryFileError,
+    evanesce_residue::ScanError,
 );

@@ -15,6 +15,8 @@
 //! | whose fault an error is, and what to do | [`errors`] and [`advice`] |
 //! | what a signature proves | [`signature`] |
 //! | whether its signer was attested | [`attestation`] |
+//! | a canary's life on this host | [`drill`] |
+//! | what to do, step by step | [`playbook`] |
 //! | pages that stand alone | [`html`], [`certificate_page`] |
 //!
 //! # Invariant
@@ -34,6 +36,7 @@ pub mod commands;
 pub mod configuration;
 pub mod context;
 pub mod directories;
+pub mod drill;
 pub mod environment;
 pub mod errors;
 pub mod exit;
@@ -42,6 +45,8 @@ pub mod html;
 pub mod local_log;
 pub mod log;
 pub mod new_file;
+pub mod playbook;
+pub mod progress;
 pub mod publisher;
 pub mod receipt_text;
 pub mod signature;

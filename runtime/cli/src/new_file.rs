@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::errors::Coded;
@@ -32,9 +32,21 @@ impl Existing {
 ///
 /// [`NewFileError`]; nothing is left behind.
 pub fn write(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), NewFileError> {
-    let mut file = NewFile::create(path)?;
-    file.write_all(bytes)
-        .map_err(|source| NewFileError::Write { path: path.to_owned(), source })?;
+    write_to(NewFile::create(path)?, bytes, existing)
+}
+
+/// As [`write`], for the owner alone.
+///
+/// # Errors
+///
+/// [`NewFileError`]; nothing is left behind.
+pub fn write_private(path: &Path, bytes: &[u8], existing: Existing) -> Result<(), NewFileError> {
+    write_to(NewFile::with_mode(path, 0o600)?, bytes, existing)
+}
+
+fn write_to(mut file: NewFile, bytes: &[u8], existing: Existing) -> Result<(), NewFileError> {
+    let path = file.path.clone();
+    file.write_all(bytes).map_err(|source| NewFileError::Write { path, source })?;
     file.keep(existing)
 }
 
@@ -53,9 +65,13 @@ impl NewFile {
     ///
     /// [`NewFileError::Write`].
     pub fn create(path: &Path) -> Result<Self, NewFileError> {
+        Self::with_mode(path, 0o644)
+    }
+
+    fn with_mode(path: &Path, mode: u32) -> Result<Self, NewFileError> {
         let file = tempfile::Builder::new()
             .prefix(".evanesce-")
-            .permissions(Permissions::from_mode(0o644))
+            .permissions(Permissions::from_mode(mode))
             .tempfile_in(directory_of(path))
             .map_err(|source| NewFileError::Write { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), file })
@@ -93,6 +109,16 @@ impl Write for NewFile {
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// Makes a directory for its owner alone, if it is not there.
+///
+/// # Errors
+///
+/// [`NewFileError::Write`].
+pub fn private_directory(path: &Path) -> Result<(), NewFileError> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| NewFileError::Write { path: path.to_owned(), source })
 }
 
 /// Checks, before the work is done, that [`write`] would not refuse for a file that is there.

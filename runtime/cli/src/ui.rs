@@ -88,6 +88,26 @@ impl Ui {
         }
     }
 
+    /// What output is for.
+    pub const fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Says one line on standard output at once: for a process that waits for it.
+    pub fn answer(&self, line: &str) {
+        let mut out = io::stdout().lock();
+        // Nobody waits where nobody can hear.
+        writeln!(out, "{line}").and_then(|()| out.flush()).unwrap_or(());
+    }
+
+    /// Draws one line of standard error anew, where it is a terminal.
+    pub fn redraw(&self, line: &str) {
+        let mut err = anstream::stderr().lock();
+        // Back to the start of the line, and erase it (ECMA-48, EL). Talk that nobody can hear is
+        // no reason to stop.
+        write!(err, "\r\x1b[2K{line}").and_then(|()| err.flush()).unwrap_or(());
+    }
+
     /// Standard output itself, for a result that is bytes and not text.
     pub fn raw_output(&self) -> io::StdoutLock<'static> {
         io::stdout().lock()

@@ -121,6 +121,8 @@ pub enum Event {
     Statement(StatementRow),
     /// A signing key handed over to the next.
     KeyRotated(KeyRotatedRow),
+    /// The run of a playbook.
+    Reported(ReportedRow),
     /// A signed note of the ledger's length: of the row just before this one.
     Checkpoint(CheckpointRow),
     /// A notary key begins to sign.
@@ -245,6 +247,13 @@ pub struct KeyRotatedRow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatementRow {
     /// The statement, signed by the notary. Its predicate's type says what it is about.
+    pub envelope: Envelope,
+}
+
+/// See [`Event::Reported`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportedRow {
+    /// The [`crate::FiledReport`], signed by the notary.
     pub envelope: Envelope,
 }
 

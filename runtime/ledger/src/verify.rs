@@ -17,10 +17,11 @@ use crate::dsse::Envelope;
 use crate::life::{Lives, Step, Wrong, read};
 use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing};
 use crate::read::{ReadError, Reader};
+use crate::report::FiledReport;
 use crate::rotation::KeyRotation;
 use crate::row::{
     CheckpointRow, ClosedTornRow, Header, KeyRotatedRow, NotaryRow, Opened, ROW_BYTES_MAX,
-    ShreddedRow, StatementRow, genesis,
+    ReportedRow, ShreddedRow, StatementRow, genesis,
 };
 use crate::segment::{LineEnd, Position, Segment, Walk};
 use crate::shred::{LedgerHead, ShredReceipt};
@@ -158,6 +159,8 @@ pub enum Problem {
     Requests,
     /// The receipt does not say what the rows say.
     Receipt,
+    /// The report does not say what its steps and the rows say.
+    Report,
     /// The signature does not hold.
     Signature,
     /// The key that signed had handed over to another before.
@@ -515,6 +518,11 @@ impl<'a> Audit<'a> {
                 // What it says of files is for whoever has them; it says nothing of rows.
                 self.check(position, header.seq, envelope, 0)
             }
+            "reported" => {
+                let ReportedRow { envelope } = read(line)?;
+                let covers = self.reported(&envelope, header.seq)?;
+                self.check(position, header.seq, envelope, covers)
+            }
             "closed-torn-row" => {
                 self.verdict.warn(Warning::ClosedTornRow { row: header.seq });
                 read::<ClosedTornRow>(line).map(drop)
@@ -612,6 +620,29 @@ impl<'a> Audit<'a> {
                 Err(Wrong::new(Problem::Rotation, format!("a signature by {key}"), "none"))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Checks that the run of a playbook is of this ledger and says no more than its steps; returns
+    /// the row that its signature covers.
+    fn reported(&self, envelope: &Envelope, seq: u64) -> Result<u64, Wrong> {
+        let statement = Statement::<FiledReport>::parse_unverified(envelope);
+        let report = statement
+            .map_err(|error| Wrong::new(Problem::Report, FiledReport::TYPE, error))?
+            .into_predicate();
+        if !report.is_consistent() {
+            let found = format!("{:?}", report.outcome);
+            return Err(Wrong::new(Problem::Report, "the outcome that its steps allow", found));
+        }
+        let LedgerHead { id, last, head } = report.ledger;
+        let found = (Some(id), last, head);
+        let expected = (self.verdict.ledger, seq - 1, self.head());
+        match found == expected {
+            true => Ok(last),
+            false => {
+                let [expected, found] = [expected, found].map(|text| format!("{text:?}"));
+                Err(Wrong::new(Problem::Report, expected, found))
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use evanesce_ledger::notary::NotaryRotation;
+use evanesce_ledger::report::{ReportOutcome, StepOutcome};
 use evanesce_ledger::row::{Event, NewRow, NotaryRow};
 use evanesce_ledger::shred::{LeftPages, ShredFate};
 use evanesce_ledger::{Envelope, Ledger, Outcome, Setup};
@@ -42,6 +43,7 @@ fn ledger_with_everything(dir: &Path, notary: &TestNotary, second: &TestNotary) 
     ledger.append(&[failed("e.f")]).unwrap();
     let left = LeftPages { swapped: 2, ..LeftPages::default() };
     append_shredded(&mut ledger, second, left, ShredFate::Incomplete);
+    append_reported(&mut ledger, second, StepOutcome::LeftOut, ReportOutcome::Incomplete);
     checkpoint_of(&mut ledger, second)
 }
 

@@ -11,6 +11,7 @@ use std::slice::from_ref;
 
 use evanesce_ledger::notary::NotaryRotation;
 use evanesce_ledger::receipt::{KeyFate, Receipt};
+use evanesce_ledger::report::{ReportOutcome, StepOutcome};
 use evanesce_ledger::row::{CheckpointRow, Event, NewRow, NotaryRow};
 use evanesce_ledger::shred::{LeftPages, ShredFate};
 use evanesce_ledger::{
@@ -564,5 +565,26 @@ fn a_shred_receipt_that_says_more_than_it_counts_is_named() {
         assert_eq!(problem, (outcome == Outcome::Invalid).then_some(Problem::Receipt));
         let is_last = verdict.signed_through == verdict.rows - 1;
         assert_eq!(is_last, outcome == Outcome::Trusted, "its signature covers the chain");
+    }
+}
+
+#[test]
+fn a_report_that_says_more_than_its_steps_is_named() {
+    for (step, says, outcome) in [
+        (StepOutcome::Holds, ReportOutcome::Holds, Outcome::Trusted),
+        (StepOutcome::LeftOut, ReportOutcome::Incomplete, Outcome::Trusted),
+        (StepOutcome::LeftOut, ReportOutcome::Holds, Outcome::Invalid),
+        (StepOutcome::DoesNotHold, ReportOutcome::Incomplete, Outcome::Invalid),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let notary = TestNotary::new(1);
+        small_ledger(dir.path(), &notary);
+        append_reported(&mut open(dir.path()), &notary, step, says);
+
+        let verdict = audit(dir.path(), from_ref(&notary.key), None);
+
+        assert_eq!(verdict.outcome, outcome, "{verdict:?}");
+        let problem = verdict.first_bad_row.map(|bad| bad.problem);
+        assert_eq!(problem, (outcome == Outcome::Invalid).then_some(Problem::Report));
     }
 }

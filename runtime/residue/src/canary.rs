@@ -86,6 +86,6 @@ pub(crate) struct Expanded {
 }
 
 /// `PrivateKeyInfo` up to the seed: version 0, id-Ed25519, two nested octet strings.
-const PKCS8_PREFIX: [u8; 16] = [
+pub(crate) const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];

@@ -26,6 +26,7 @@
 //! | a fragment of a form is found wherever it lies: any offset, any alignment, across reads | the index holds every fragment's words, the search visits every fourth byte ([`Scanner`]) | `tests/planted.rs`, for every form |
 //! | what is not searchable is said | [`Forms`] lists what is left out and why; fragments with too little variety are counted | `forms.rs` |
 //! | nothing unreadable counts as clean | every byte is scanned, absent or listed in [`ScanReport::unreadable`]; the sums are tested | `tests/process.rs` |
+//! | no real key is read as a canary | a mark that fits its key alone, looked at first ([`Canary::read_file`]) | `canary_file.rs` |
 //! | the forms are right | known answers, an independent big-integer calculation, and signatures recomputed from the forms | `forms.rs`, `recode.rs` |
 //!
 //! # The searching process
@@ -43,6 +44,7 @@
 #![forbid(unsafe_code)]
 
 mod canary;
+mod canary_file;
 mod forms;
 mod index;
 mod pass;
@@ -52,6 +54,7 @@ mod report;
 mod scanner;
 
 pub use canary::Canary;
+pub use canary_file::CanaryFileError;
 pub use forms::{Form, Forms, Fragment, Signed};
 pub use report::{Hit, Progress, ScanReport, Source, Unreadable, unwatched};
 pub use scanner::{ScanError, Scanner};

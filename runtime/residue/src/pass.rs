@@ -176,7 +176,7 @@ fn small(count: usize) -> u32 {
 
 /// Large enough that a read costs little for each byte, small enough to leave the second-level
 /// cache to the index.
-pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
 
 const PAGE_BYTES: u64 = 4096;
 

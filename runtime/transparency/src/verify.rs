@@ -10,7 +10,7 @@ use evanesce_ledger::receipt::{KeyFate, Observer};
 use evanesce_ledger::rotation::KeyRotation;
 use evanesce_ledger::statement::{Predicate, StatementError};
 use evanesce_ledger::{
-    NotaryKeyId, Outcome, Receipt, ShredReceipt, SignatureRecord, Statement, Timestamp,
+    FiledReport, NotaryKeyId, Outcome, Receipt, ShredReceipt, SignatureRecord, Statement, Timestamp,
 };
 use evanesce_protocol::commitment::request_of_message;
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
@@ -153,6 +153,8 @@ pub enum StatementKind {
     KeyRotation,
     /// One notary handed over to another.
     NotaryRotation,
+    /// The steps of a playbook were done.
+    PlaybookReport,
     /// Another kind: signed by the notary and logged, and its content not looked at.
     Other,
 }
@@ -450,6 +452,7 @@ impl Judge {
             SignatureRecord::TYPE => self.signature(&open(payload)?, given),
             Receipt::TYPE => self.receipt(&open(payload)?),
             ShredReceipt::TYPE => self.shred_receipt(&open(payload)?),
+            FiledReport::TYPE => self.playbook_report(&open(payload)?),
             KeyRotation::TYPE => self.key_rotation(&open(payload)?),
             NotaryRotation::TYPE => {
                 let rotation: NotaryRotation = open(payload)?;
@@ -571,6 +574,16 @@ impl Judge {
         }
         self.not_checked.push("the shredding itself: it is the word of the observers".into());
         Ok(format!("a known notary signed the shred receipt of process {}", receipt.process.pid))
+    }
+
+    fn playbook_report(&mut self, report: &FiledReport) -> Result<String, Flaw> {
+        self.kind = Some(StatementKind::PlaybookReport);
+        if !report.is_consistent() {
+            return Err(Flaw::invalid("the report claims more than its steps allow".into()));
+        }
+        self.not_checked
+            .push("that the steps did what they say: it is their reporter's word".into());
+        Ok(format!("a known notary signed what was reported of playbook {}", report.playbook))
     }
 
     fn conclude(self, outcome: Outcome, reason: String) -> BundleVerdict {

@@ -9,7 +9,7 @@ use ring::signature::{
 use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use x509_cert::der::pem::{LineEnding, encode_string};
 
-use crate::der::{bits, extension, name, oid, tlv, utc};
+use super::der::{bits, extension, name, oid, tlv, utc};
 
 /// Whose RSA key signs something.
 #[derive(Clone, Copy)]

@@ -8,7 +8,7 @@ use ring::signature::{
 };
 use x509_cert::der::pem::{LineEnding, encode_string};
 
-use crate::der::{bits, extension, integer, name, oid, tlv, utc};
+use super::der::{bits, extension, integer, name, oid, tlv, utc};
 
 /// Whose key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
 use evanesce_ledger::{
-    CheckpointFinding, Completeness, Envelope, Event, Exported, FoundReceipt, NotaryKey, Outcome,
-    Reader, Receipt, Row, ShredReceipt, SignatureRecord, Statement, Verdict,
+    CheckpointFinding, Completeness, Envelope, Event, Exported, FiledReport, FoundReceipt,
+    NotaryKey, Outcome, Reader, Receipt, Row, ShredReceipt, SignatureRecord, Statement, Verdict,
 };
 use evanesce_protocol::WorkloadId;
 use serde::Serialize;
@@ -395,6 +395,7 @@ fn render_row(row: &Row, out: &mut dyn Write) -> io::Result<()> {
             format!("evidence={} provider={}", found.evidence, found.provider)
         }
         Event::Statement(row) => statement_summary(&row.envelope),
+        Event::Reported(reported) => report_summary(&reported.envelope),
         Event::Checkpoint(_) => String::new(),
         Event::Notary(notary) => notary.key_id.to_string(),
         _ => members(&event),
@@ -428,6 +429,16 @@ fn shred_summary(envelope: &Envelope) -> String {
             format!("process {pid} ({name}): {}", name_of(receipt.fate))
         }
         Err(_) => "not a receipt".into(),
+    }
+}
+
+fn report_summary(envelope: &Envelope) -> String {
+    match Statement::<FiledReport>::parse_unverified(envelope) {
+        Ok(statement) => {
+            let report = statement.predicate();
+            format!("playbook {}: {}", report.playbook, name_of(report.outcome))
+        }
+        Err(_) => "not a report".into(),
     }
 }
 

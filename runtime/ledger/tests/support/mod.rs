@@ -8,6 +8,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use evanesce_ledger::receipt::*;
+use evanesce_ledger::report::*;
 use evanesce_ledger::row::*;
 use evanesce_ledger::shred::*;
 use evanesce_ledger::{
@@ -321,6 +322,46 @@ pub(crate) fn append_shredded(
         let receipt = receipt(LedgerHead { id: LEDGER, last, head });
         let Ok(envelope) = receipt.sign(notary.key.id(), |bytes| notary.sign(bytes));
         Ok::<_, AppendError>(Event::Shredded(ShreddedRow { envelope }))
+    });
+    appended.unwrap();
+}
+
+/// Appends the report of a playbook with one step, as `outcome` calls it.
+pub(crate) fn append_reported(
+    ledger: &mut Ledger,
+    notary: &TestNotary,
+    step: StepOutcome,
+    outcome: ReportOutcome,
+) {
+    let mut writer = ledger.lock().unwrap();
+    let appended = writer.append_after(at(1), |last, head| {
+        let step = FiledStep {
+            title: "1. Look".into(),
+            outcome: step,
+            seen: "nothing".into(),
+            ended: at(1),
+        };
+        let report = FiledReport {
+            ledger: LedgerHead { id: LEDGER, last, head },
+            playbook: "host-reuse".into(),
+            text: Digest::of(b"# Text"),
+            outcome,
+            began: at(1),
+            ended: at(1),
+            version: "0.1.0".into(),
+            steps: vec![step],
+            host: HostFacts {
+                kernel: "6.1.0".into(),
+                init_on_free: Known::No,
+                swap: Swap::None,
+                core_pattern: None,
+                kdump: Known::No,
+                hibernation: Known::No,
+                other: std::collections::BTreeMap::new(),
+            },
+        };
+        let Ok(envelope) = report.sign(notary.key.id(), |bytes| notary.sign(bytes));
+        Ok::<_, AppendError>(Event::Reported(ReportedRow { envelope }))
     });
     appended.unwrap();
 }
