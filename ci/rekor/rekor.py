@@ -433,6 +433,18 @@ def lost_answer(site, target, front, size):
     say(f"{target}: an entry whose answer was lost is found again; {entries} entries, none twice")
 
 
+def rotated_and_published(site, target):
+    """A rotation publishes itself, the receipt of the retired key with it."""
+    done = site.evanesce("key", "rotate", "release.age", "--publish", target, "--json",
+                         secrets=["--passphrase-fd", "--new-passphrase-fd"])
+    waiting = [found["waiting"]["entries"] for found
+               in json.loads(site.evanesce("log", "status", "--json").stdout)["targets"]
+               if found["target"] == target]
+    if json.loads(done.stdout)["publishing"] != "done" or waiting != [0]:
+        raise SystemExit(f"a rotation with --publish: {done.stdout}{done.stderr}, waiting: {waiting}")
+    say(f"{target}: a rotation is published as it ends")
+
+
 def fsck(site):
     if have("fsck"):
         return say("SKIPPED: Tessera's fsck is not installed")
@@ -467,6 +479,7 @@ def main():
         publish(site, "v2", entries)
         accept_and_refuse(site, "v2", 1, strangers, foreign)
         lost_answer(site, "v2", front, size_of_v2)
+        rotated_and_published(site, "v2")
     needed = ("trillian_log_server", "trillian_log_signer", "createtree", "rekor-server", "psql", "go")
     if have(*needed) or not Path("/usr/lib/postgresql").exists():
         say("SKIPPED: Rekor v1: " + (", ".join(have(*needed)) or "PostgreSQL") + " missing")

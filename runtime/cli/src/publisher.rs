@@ -3,6 +3,7 @@
 //! Whatever comes of it, the workload's result is what it was: the process that publishes is not
 //! waited for longer than [`WAIT_MAX`], and a signal that asks to end ends the waiting alone.
 
+use std::fmt;
 use std::io::{self, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
@@ -19,6 +20,9 @@ use serde_json::Value;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::clock;
+use crate::context::Context;
+use crate::errors::CommandError;
+use crate::local_log::LocalLog;
 
 /// How long a command waits for what it publishes. The process goes on after that.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -43,8 +47,68 @@ pub enum Publishing {
     },
 }
 
+impl fmt::Display for Publishing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("everything"),
+            Self::GoesOn => f.write_str("not yet: it goes on in the background"),
+            Self::NotStarted { reason } => write!(f, "nothing: {reason}"),
+            Self::Waits { report } => {
+                let targets = report.as_ref().and_then(|report| report["targets"].as_array());
+                let reason = |target: &Value| {
+                    Some(target["stopped"]["failed"]["message"].as_str()?.to_owned())
+                };
+                let reason = targets.into_iter().flatten().find_map(reason);
+                let reason = reason.unwrap_or_else(|| "`evanesce log publish` says why".into());
+                write!(f, "not everything, the rest waits: {reason}")
+            }
+        }
+    }
+}
+
+/// Where a command publishes to once it is done.
+#[derive(Debug, clap::Args)]
+pub struct PublishingArgs {
+    /// Publish what the log has by then to TARGET, of `log target`, afterwards (can be repeated)
+    ///
+    /// In a process of its own, for which at most a minute is waited. Whatever comes of it, the exit
+    /// status is the command's; what is not published waits.
+    #[arg(long = "publish", value_name = "TARGET")]
+    targets: Vec<TargetName>,
+}
+
+impl PublishingArgs {
+    /// Refuses names of targets that are not there: before there is a key.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::None`](evanesce_transparency::publish::TargetError::None).
+    pub fn check(&self, context: &Context<'_>) -> Result<(), CommandError> {
+        if self.targets.is_empty() {
+            return Ok(());
+        }
+        let outbox = LocalLog::of(context)?.outbox();
+        for target in &self.targets {
+            outbox.files(target)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes, if that was asked for.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no state directory; what comes of publishing is in the result.
+    pub fn publish(&self, context: &Context<'_>) -> Result<Option<Publishing>, CommandError> {
+        match self.targets.is_empty() {
+            true => Ok(None),
+            false => Ok(Some(publish(&context.state_dir()?, &self.targets))),
+        }
+    }
+}
+
 /// Publishes what waits for `targets`, in the installation with `state_dir`.
-pub fn publish(state_dir: &Path, targets: &[TargetName]) -> Publishing {
+fn publish(state_dir: &Path, targets: &[TargetName]) -> Publishing {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         // Without its handler a signal would end this process with a status that is not the

@@ -13,7 +13,6 @@ use evanesce_ledger::receipt::KeyFate;
 use evanesce_protocol::PublicKey;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::grant::{Grant, Grants};
-use evanesce_transparency::publish::TargetName;
 use serde::Serialize;
 
 use crate::commands::attest::input::add_kept_endorsements;
@@ -24,9 +23,9 @@ use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
-use crate::local_log::{self, LocalLog};
+use crate::local_log;
 use crate::new_file::{self, Existing};
-use crate::publisher::{self, Publishing};
+use crate::publisher::{Publishing, PublishingArgs};
 use crate::receipt_text;
 use crate::ui::{self, Report, Stream};
 
@@ -72,12 +71,8 @@ pub struct RunArgs {
     #[command(flatten)]
     seal: SealArgs,
 
-    /// Publish what the log has by then to TARGET, of `log target`, afterwards (can be repeated)
-    ///
-    /// In a process of its own, for which at most a minute is waited. Whatever comes of it, the exit
-    /// status is the command's; what is not published waits.
-    #[arg(long, value_name = "TARGET")]
-    publish: Vec<TargetName>,
+    #[command(flatten)]
+    publish: PublishingArgs,
 
     /// Write the signed receipt to FILE
     #[arg(long, value_name = "FILE")]
@@ -187,10 +182,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         new_file::check(path, existing)?;
     }
     // Before there is a key: no key for a command that cannot be started.
-    let outbox = LocalLog::of(context)?.outbox();
-    for target in &args.publish {
-        outbox.files(target)?;
-    }
+    args.publish.check(context)?;
     let command = CommandLine::resolve(&args.command, context.variables())?;
     let plan = args.plan(context, command.name())?;
     args.key.source.warn(context);
@@ -224,9 +216,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
             report.fail(error, Exit::Refused);
         }
     }
-    if !args.publish.is_empty() {
-        report.publishing = Some(publisher::publish(&context.state_dir()?, &args.publish));
-    }
+    report.publishing = args.publish.publish(context)?;
     Ok(report)
 }
 
@@ -345,7 +335,7 @@ impl Report for RunReport {
         match &self.publishing {
             None => {}
             Some(Publishing::Done) if self.quiet => {}
-            Some(publishing) => writeln!(err, "published {}", publishing_text(publishing))?,
+            Some(publishing) => writeln!(err, "published {publishing}")?,
         }
         match (&self.error, self.command) {
             (Some(error), Some(end)) => {
@@ -359,23 +349,6 @@ impl Report for RunReport {
 
     fn json_stream(&self) -> Stream {
         Stream::Error
-    }
-}
-
-fn publishing_text(publishing: &Publishing) -> String {
-    match publishing {
-        Publishing::Done => "everything".into(),
-        Publishing::GoesOn => "not yet: it goes on in the background".into(),
-        Publishing::NotStarted { reason } => format!("nothing: {reason}"),
-        Publishing::Waits { report } => {
-            let reason = |target: &serde_json::Value| {
-                Some(target["stopped"]["failed"]["message"].as_str()?.to_owned())
-            };
-            let targets = report.as_ref().and_then(|report| report["targets"].as_array());
-            let reason = targets.into_iter().flatten().find_map(reason);
-            let reason = reason.unwrap_or_else(|| "`evanesce log publish` says why".into());
-            format!("not everything, the rest waits: {reason}")
-        }
     }
 }
 
