@@ -92,12 +92,15 @@ def both_signed(said, keys):
 
 
 class Envelope:
-    def __init__(self, value):
+    def __init__(self, value, problem="parse"):
         (signature,) = value["signatures"]
         self.key, self.signature = signature["keyid"], unbase64(signature["sig"])
         self.type, self.payload = value["payloadType"], unbase64(value["payload"])
-        self.statement = parse(self.payload)
-        self.predicate = self.statement["predicate"]
+        try:
+            self.statement = parse(self.payload)
+            self.predicate = self.statement["predicate"]
+        except (KeyError, TypeError, ValueError):
+            raise Bad(problem) from None
 
     def is_about(self, kind, name, digest):
         subject = [{"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}}]
@@ -190,7 +193,7 @@ class Audit:
                  and said["ledger"] == self.ledger and both_signed(said, keys), "rotation")
             self.check(envelope, 0)
         elif event == "reported":
-            envelope = Envelope(row["envelope"])
+            envelope = Envelope(row["envelope"], "report")
             said = envelope.predicate
             outcomes = [step["outcome"] for step in said["steps"]]
             may_say = ("does-not-hold" if "does-not-hold" in outcomes
