@@ -122,7 +122,8 @@ pub fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<AnyReport, Comman
     match &args.bundle.bundle {
         Some(bundle) => {
             let asked = Asked { file: &args.file, bundle, notaries: &args.notaries };
-            bundle::run(&asked, &args.bundle, context).map(AnyReport::Bundle)
+            bundle::run(&asked, &args.bundle, context)
+                .map(|report| AnyReport::Bundle(Box::new(report)))
         }
         None => run_signature(args, context).map(|report| AnyReport::Signature(Box::new(report))),
     }
@@ -359,7 +360,7 @@ pub enum AnyReport {
     /// By a signature file.
     Signature(Box<VerifyReport>),
     /// By a bundle.
-    Bundle(BundleReport),
+    Bundle(Box<BundleReport>),
 }
 
 impl Report for AnyReport {
