@@ -15,6 +15,7 @@ mod reproduce;
 mod residue;
 mod sbom;
 mod signer;
+mod systemd;
 mod vm;
 
 // What plays the firmware of a confidential machine is that of the tests of its appraisal.
@@ -47,6 +48,7 @@ enum Task {
     Residue(residue::ResidueArgs),
     Sbom(sbom::SbomArgs),
     Signer(signer::SignerArgs),
+    Systemd(systemd::SystemdArgs),
     Vm(vm::VmArgs),
 }
 
@@ -64,6 +66,7 @@ impl Task {
             Self::Residue(args) => Box::new(residue::run(args)?),
             Self::Sbom(args) => Box::new(sbom::run(args)?),
             Self::Signer(args) => Box::new(signer::run(args)?),
+            Self::Systemd(args) => Box::new(systemd::run(args)?),
             Self::Vm(args) => {
                 let report = vm::run(args)?;
                 let status = if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

@@ -105,6 +105,22 @@ fn a_signal_to_the_launcher_reaches_the_command_and_the_scrub_is_done() {
     assert_eq!(receipt["key"]["fate"], "destroyed", "{receipt:#}");
 }
 
+/// A service manager's stop reaches the worker as SIGTERM: it wipes between two signatures, and the
+/// workload ends with it.
+#[test]
+fn a_worker_that_is_told_to_stop_wipes_and_the_command_is_told_as_well() {
+    let here = installation();
+    let held = here.hold(&["--workload-id", "w"]);
+    signed_once(&held);
+
+    send(held.worker_pid(&here), Signal::TERM);
+
+    held.launcher.wait().expect_status(128 + 15);
+    let receipt = assert_receipt(&here, "w", "operator", WIPED);
+    assert_eq!(receipt["scrub"]["forced"]["happened"], "no", "{receipt:#}");
+    assert_eq!(receipt["signatures"]["complete"], true, "{receipt:#}");
+}
+
 #[test]
 fn a_killed_launcher_takes_its_worker_along_and_the_next_command_writes_the_receipt() {
     // Given a workload that has signed,
@@ -143,6 +159,9 @@ fn a_killed_worker_is_receipted_as_cleared_by_the_kernel_and_the_signatures_as_i
     let receipt = assert_receipt(&here, "w", "worker-lost", "kernel");
     assert_eq!(receipt["signatures"]["complete"], false, "{receipt:#}");
     assert_claims_no_wipe(&receipt);
+    let forced = &receipt["scrub"]["forced"];
+    assert_eq!(forced["happened"], "by-signal", "{receipt:#}");
+    assert_eq!(forced["kernel_clears"], receipt["host"]["init_on_free"], "{receipt:#}");
     let unproven = receipt["key"]["fate"] == "unproven";
     assert_eq!(outcome.status.code(), Some(if unproven { 125 } else { 0 }), "{outcome:#?}");
 }

@@ -21,6 +21,7 @@ mod run;
 mod tools;
 mod transparency;
 mod tsm_fs;
+mod units;
 
 #[path = "../../runtime/appraisal/tests/support/der.rs"]
 mod der;

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,19 @@ pub(super) struct Client {
     buffer: [u8; 1024],
     key: Vec<u8>,
     requests_count: Arc<AtomicU64>,
+    /// Gone with the client, which ends the watch over it.
+    _lives: Sender<()>,
 }
 
 impl Client {
     pub(super) fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
-        let requests_count = Arc::default();
-        end_when_stuck(stream.try_clone()?, &requests_count);
+        let requests_count = Arc::<AtomicU64>::default();
+        let (lives, client) = mpsc::channel();
+        end_when_stuck(stream.try_clone()?, Arc::clone(&requests_count), client);
         let (frames, buffer) = (Frames::default(), [0; 1024]);
-        let mut client = Self { stream, frames, buffer, key: vec![], requests_count };
+        let mut client =
+            Self { stream, frames, buffer, key: vec![], requests_count, _lives: lives };
         client.stream.write_all(&request::identities())?;
         let Response::Identities(keys) = client.answer()? else {
             return Err(io::Error::other("the agent does not list its keys"));
@@ -89,24 +94,22 @@ impl Client {
     }
 }
 
-/// Ends a stream once no request was made for [`PATIENCE`].
+/// Ends a stream once no request was made for [`PATIENCE`], while the client has the other end of the
+/// channel.
 ///
 /// A deadline on the socket itself would have the kernel start and stop a timer for each wait, and
 /// that time would count as the agent's.
-fn end_when_stuck(stream: UnixStream, requests_count: &Arc<AtomicU64>) {
-    let requests_count = Arc::downgrade(requests_count);
+fn end_when_stuck(stream: UnixStream, requests_count: Arc<AtomicU64>, client: Receiver<()>) {
     thread::spawn(move || {
         let mut seen = None;
-        while let Some(count) = requests_count.upgrade() {
-            let now = Some(count.load(Ordering::Relaxed));
+        while client.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+            let now = Some(requests_count.load(Ordering::Relaxed));
             if now == seen {
                 // Should it be gone already, there is nobody to be woken.
                 stream.shutdown(Shutdown::Both).unwrap_or(());
                 return;
             }
             seen = now;
-            drop(count);
-            thread::sleep(PATIENCE);
         }
     });
 }

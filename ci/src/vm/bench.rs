@@ -175,6 +175,23 @@ impl Bench {
         Ok(receipt)
     }
 
+    /// Loads modules of the guest's kernel, each after those that it needs.
+    pub(crate) fn load(&mut self, modules: &[&str]) -> Result<(), VmError> {
+        for module in modules {
+            let file = format!("/payload/modules/{module}.ko");
+            self.machine.guest.output(&["/sbin/insmod", &file])?;
+        }
+        Ok(())
+    }
+
+    /// Unloads them.
+    pub(crate) fn unload(&mut self, modules: &[&str]) -> Result<(), VmError> {
+        for module in modules {
+            self.machine.guest.output(&["/sbin/rmmod", module])?;
+        }
+        Ok(())
+    }
+
     /// Records that something was as it has to be.
     pub(crate) fn show(&mut self, what: String) {
         self.shown.push(what);

@@ -5,6 +5,7 @@ mod controls;
 mod crash;
 mod ends;
 mod hygiene;
+mod playbooks;
 
 use super::bench::Bench;
 use super::error::VmError;
@@ -44,6 +45,8 @@ pub(crate) const SESSIONS: &[Session] = &[
             ("attestation: nobody to ask", attestation::nobody_to_ask),
             ("attestation: configfs-tsm", attestation::through_configfs),
             ("attestation: /dev/sev-guest", attestation::through_the_device),
+            ("playbook: one workload per process", playbooks::one_workload_per_process),
+            ("playbook: swap and cores", playbooks::swap_and_cores),
         ],
     },
 ];

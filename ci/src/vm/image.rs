@@ -90,7 +90,7 @@ fn make(making: &Path) -> Result<(), VmError> {
     let modules = Modules::of_kernel(&only_entry(&kernel.join("lib/modules"), "")?)?;
     let busybox = fs::read(root.join("bin/busybox")).map_err(VmError::io("read busybox"))?;
     write(&image.join("initrd"), &initrd(&modules, &busybox)?)?;
-    for (name, module) in modules.in_order(MODULES_UNDER_OURS)? {
+    for (name, module) in modules.in_order(MODULES_OF_CASES)? {
         write(&image.join(format!("modules/{name}.ko")), &module)?;
     }
     build_own_modules(&kernel.join("usr/src"), &own, &image.join("modules"))?;
@@ -117,7 +117,6 @@ fn bootstrap(making: &Path, root: &Path, packages: &Path) -> Result<(), VmError>
         .arg(format!("--customize-hook={}", hook.display()))
         .arg("bookworm")
         .arg(root)
-        .args(SOURCES)
         .env("FETCH_TO", packages)
         .env("KERNEL", KERNEL);
     output(&mut mmdebstrap)?;
@@ -231,15 +230,15 @@ const INIT: &str = include_str!("system/init");
 const SERVICE: &str = include_str!("system/evanesce-guest.service");
 const TARGET: &str = include_str!("system/guest.target");
 
-const PACKAGES: &str =
-    "systemd,systemd-sysv,dbus,busybox-static,mount,procps,kmod,kexec-tools,util-linux";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,busybox-static,mount,procps,kmod,kexec-tools,util-linux,\
+     cryptsetup-bin,openssh-client";
 
 /// Debian 12's newer kernel, for virtual machines, in whatever version is the newest: the older one
 /// has no configfs-tsm.
 const KERNEL: &str = "6.12-cloud-amd64";
 
-/// What our own modules need, and the initial system does not.
-const MODULES_UNDER_OURS: &[&str] = &["tsm"];
+/// What some cases load: under our own modules, and for encrypted swap.
+const MODULES_OF_CASES: &[&str] = &["tsm", "dm_crypt", "xts"];
 
 /// Our own modules, with their source.
 const OWN_MODULES: &[(&str, &str)] = &[
@@ -247,11 +246,6 @@ const OWN_MODULES: &[(&str, &str)] = &[
     ("relay.h", include_str!("../../../tests/guest/modules/relay.h")),
     ("fake_tsm.c", include_str!("../../../tests/guest/modules/fake_tsm.c")),
     ("fake_sev_guest.c", include_str!("../../../tests/guest/modules/fake_sev_guest.c")),
-];
-
-const SOURCES: [&str; 2] = [
-    "deb http://deb.debian.org/debian bookworm main",
-    "deb http://deb.debian.org/debian-security bookworm-security main",
 ];
 
 const DRIVERS: &[&str] =

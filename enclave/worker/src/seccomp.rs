@@ -64,6 +64,7 @@ pub const RULES: &[Rule] = &[
     allow(libc::SYS_epoll_create1, "epoll_create1", &[], "makes the set that a service waits for"),
     allow(libc::SYS_epoll_ctl, "epoll_ctl", &[], "adds clients to it, and what to wait for"),
     allow(libc::SYS_timerfd_create, "timerfd_create", &[], "makes the clock of the time to live"),
+    allow(libc::SYS_signalfd4, "signalfd4", &[], "sees SIGTERM without a handler"),
     allow(libc::SYS_getrandom, "getrandom", &[], "entropy for a key that is born here"),
     allow(libc::SYS_timerfd_settime, "timerfd_settime", &[], "starts the time to live"),
     allow(

@@ -31,6 +31,7 @@ use crate::connection::{Connection, Gone};
 use crate::journal::Journal;
 use crate::mutant::quiesce_and_wait;
 use crate::signer;
+use crate::sys;
 
 /// What ended the service.
 #[derive(Debug)]
@@ -75,6 +76,8 @@ pub(crate) struct Service {
     kill_switch: Option<OwnedFd>,
     /// Never armed where there is no time to live.
     timer: OwnedFd,
+    /// Readable once SIGTERM has come: `systemctl stop`, `kill`.
+    termination: OwnedFd,
     /// Everything that is waited for.
     watched: Watched,
     connections: Vec<Connection>,
@@ -102,7 +105,16 @@ impl Service {
             let refused = Refused::Cage { step: "time to live".into(), errno: 0 };
             return Err(Box::new(Unserved { signer, refused }));
         };
-        let always = [Some(&timer), Some(&descriptors.listener), descriptors.kill_switch.as_ref()];
+        let Ok(termination) = sys::termination() else {
+            let refused = Refused::Cage { step: "signalfd".into(), errno: 0 };
+            return Err(Box::new(Unserved { signer, refused }));
+        };
+        let always = [
+            Some(&timer),
+            Some(&termination),
+            Some(&descriptors.listener),
+            descriptors.kill_switch.as_ref(),
+        ];
         let Ok(watched) = Watched::new(always.into_iter().flatten()) else {
             let refused = Refused::Cage { step: "waiting".into(), errno: 0 };
             return Err(Box::new(Unserved { signer, refused }));
@@ -117,6 +129,7 @@ impl Service {
             journal: Journal::new(descriptors.journal),
             kill_switch: descriptors.kill_switch,
             timer,
+            termination,
             watched,
             connections: Vec::new(),
         })
@@ -164,6 +177,9 @@ impl Service {
                 Ok(_) => Some(End::Refused(Refused::Order { order: "while serving".into() })),
                 Err(_) => Some(End::LauncherLost),
             };
+        }
+        if has_event(&self.termination) {
+            return Some(End::Wipe(WipeCause::Stopped));
         }
         if has_event(&self.timer) {
             return Some(End::Wipe(WipeCause::TimeToLive));
@@ -463,8 +479,8 @@ fn ssh_public_key(key: &PublicKey) -> Vec<u8> {
     bytes
 }
 
-/// Every client, and what is waited for besides: launcher, time, kill switch and listener.
-const EVENTS_MAX: usize = AGENT_CONNECTIONS_MAX + 4;
+/// Every client, and what is waited for besides: launcher, SIGTERM, time, kill switch and listener.
+const EVENTS_MAX: usize = AGENT_CONNECTIONS_MAX + 5;
 
 const NOW: Duration = Duration::ZERO;
 

@@ -12,6 +12,21 @@ pub(crate) fn take_control() -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(libc::STDIN_FILENO) }
 }
 
+/// A descriptor that can be read once SIGTERM has come, which is blocked and so interrupts nothing.
+pub(crate) fn termination() -> io::Result<OwnedFd> {
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: sigemptyset(3) writes a whole signal set to the place it is given.
+    check(unsafe { libc::sigemptyset(set.as_mut_ptr()) }.into())?;
+    // SAFETY: the set was initialised above.
+    check(unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM) }.into())?;
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: signalfd(2) reads the set, which was initialised above, and makes a new descriptor.
+    let descriptor = unsafe { libc::signalfd(-1, set.as_ptr(), flags) };
+    check(descriptor.into())?;
+    // SAFETY: the descriptor was just made, and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
 /// Closes every descriptor from `first` up. Called before anything of the worker's own is open.
 pub(crate) fn close_from(first: RawFd) -> io::Result<()> {
     let first = libc::c_uint::try_from(first).map_err(io::Error::other)?;

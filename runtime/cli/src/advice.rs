@@ -946,11 +946,26 @@ pub const ADVICE: &[Advice] = &[
         Fault::Refusal,
         "name the older notary's public key with --notary",
     ),
+    Advice::new(
+        "run.credential-twice",
+        Fault::Misuse,
+        "name it once: as a credential, encrypted or not, or the key with --key",
+    ),
     Advice::new("run.grants", Fault::Misuse, "name fewer grants, and `digest` alone"),
     Advice::new(
         "run.seal",
         Fault::Misuse,
         "say --rotate as well, or leave --recipient, --passphrase and --new-passphrase-fd out",
+    ),
+    Advice::new(
+        "run.spawn-credential",
+        Fault::Misuse,
+        "add --spawn systemd, or name files with --key, --passphrase-fd and --identity",
+    ),
+    Advice::new(
+        "run.spawn-user",
+        Fault::Misuse,
+        "add --spawn systemd, or leave --uid and --gid out",
     ),
     Advice::new(
         "scan.kind",
@@ -1056,9 +1071,24 @@ pub const ADVICE: &[Advice] = &[
         "the kernel has no random bytes: look at the machine",
     ),
     Advice::new(
+        "start.grades",
+        Fault::Refusal,
+        "see `evanesce doctor` for what each grade takes and how to change this host, or require less with --require",
+    ),
+    Advice::new(
         "start.journal",
         Fault::Environment,
         "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "start.no-credential",
+        Fault::Misuse,
+        "add --spawn systemd, or name the key's file with --key",
+    ),
+    Advice::new(
+        "start.no-own-user",
+        Fault::Misuse,
+        "name a user and a group that are neither root's nor the launcher's with --uid and --gid, or leave both out: systemd makes one",
     ),
     Advice::new(
         "start.observe",
@@ -1127,6 +1157,71 @@ pub const ADVICE: &[Advice] = &[
         "target.signing-config",
         Fault::Misuse,
         "name a Sigstore signing configuration, v0.2",
+    ),
+    Advice::new(
+        "systemd.bus",
+        Fault::Environment,
+        "see that dbus runs (`systemctl status dbus`), then try again, or start the worker with --spawn direct",
+    ),
+    Advice::new(
+        "systemd.denied",
+        Fault::Environment,
+        "do it as root, or start the worker with --spawn direct",
+    ),
+    Advice::new(
+        "systemd.hidden",
+        Fault::Environment,
+        "run evanesce in the PID namespace of systemd, with /proc mounted and not hidden from root, or use --spawn direct",
+    ),
+    Advice::new(
+        "systemd.name-taken",
+        Fault::Misuse,
+        "choose another --workload-id, or end the unit with `systemctl stop` and `systemctl reset-failed`",
+    ),
+    Advice::new(
+        "systemd.no-answer",
+        Fault::Environment,
+        "the machine may be overloaded: look at `systemctl list-jobs`, then run the command again",
+    ),
+    Advice::new(
+        "systemd.no-bus",
+        Fault::Environment,
+        "install and start dbus, or start the worker with --spawn direct",
+    ),
+    Advice::new(
+        "systemd.none",
+        Fault::Environment,
+        "start the worker with --spawn direct or --spawn auto where there is no systemd",
+    ),
+    Advice::new(
+        "systemd.not-root",
+        Fault::Misuse,
+        "do it as root, or start the worker with --spawn direct",
+    ),
+    Advice::new(
+        "systemd.not-started",
+        Fault::Environment,
+        "`journalctl -u` of the unit says why: 203, see that /var is not mounted noexec; 217, the user of --uid has to exist; 243, a credential cannot be read",
+    ),
+    Advice::new(
+        "systemd.other-worker",
+        Fault::Refusal,
+        "somebody replaced the worker's file: find out who, then install worker and launcher of the same build",
+    ),
+    Advice::new(
+        "systemd.refused",
+        Fault::Environment,
+        "systemd 250 or later is needed; where it is older use --spawn direct",
+    ),
+    Advice::new(
+        "systemd.settings",
+        Fault::Refusal,
+        "what is named was clamped or left out by systemd, its container or this kernel: change that (for LimitMEMLOCK, DefaultLimitMEMLOCK= or the container's limit), or use --spawn direct",
+    ),
+    Advice::new(
+        "systemd.worker-file",
+        Fault::Environment,
+        "see that root alone can write /var/lib/evanesce-worker and that its disk is not full, or install the package's worker",
     ),
     Advice::new(
         "trial.kill",

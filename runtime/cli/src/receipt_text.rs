@@ -2,9 +2,11 @@
 
 use std::io::{self, Write};
 
+use anstyle::Style;
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::{
-    Apart, Cause, Claim, CommandEnd, KeyFate, Observer, ScrubMethod, ScrubStatement, Separation,
+    Apart, Cause, Claim, CommandEnd, Grade, KeyFate, Known, Observer, Placement, ScrubMethod,
+    ScrubStatement, Separation,
 };
 use evanesce_protocol::KeyOrigin;
 use evanesce_protocol::smaps::Backing;
@@ -53,6 +55,24 @@ pub fn write(receipt: &Receipt, row: u64, out: &mut dyn Write) -> io::Result<()>
         let (digest, provider) = (attestation.evidence, &attestation.provider);
         writeln!(out, "evidence  {digest} {FAINT}({provider}, unjudged here){FAINT:#}")?;
     }
+    if let Some(forced) = &scrub.forced
+        && forced.kernel_clears != Known::Yes
+    {
+        writeln!(out, "kernel    {FAINT}{}{FAINT:#}", forced.leaves)?;
+    }
+    if !receipt.grades.is_empty() {
+        write!(out, "promised ")?;
+        for (index, graded) in receipt.grades.iter().enumerate() {
+            let style = grade_style(graded.grade);
+            let (promise, grade) = (name_of(graded.promise), name_of(graded.grade));
+            let comma = if index == 0 { "" } else { "," };
+            write!(out, "{comma} {promise} {style}{grade}{style:#}")?;
+        }
+        writeln!(out)?;
+    }
+    if let Some(place) = receipt.placement.as_ref().and_then(place) {
+        writeln!(out, "started   {place}")?;
+    }
     if !receipt.degraded.is_empty() {
         writeln!(out, "given up  {UNSURE}{}{UNSURE:#}", receipt.degraded.join(", "))?;
     }
@@ -62,6 +82,25 @@ pub fn write(receipt: &Receipt, row: u64, out: &mut dyn Write) -> io::Result<()>
         receipt.workload,
         notary(&receipt.separation),
     )
+}
+
+/// The words for where a worker was, where that is more than beside its launcher.
+fn place(placement: &Placement) -> Option<String> {
+    match (&placement.unit, &placement.launcher_unit) {
+        (Some(unit), None) => Some(format!("by systemd as {unit}")),
+        (Some(unit), Some(own)) => Some(format!("by systemd as {unit}, its launcher in {own}")),
+        (None, Some(own)) => Some(format!("by its launcher, in {own}")),
+        (None, None) => None,
+    }
+}
+
+/// How a grade is painted.
+pub const fn grade_style(grade: Grade) -> Style {
+    match grade {
+        Grade::Provable => GOOD,
+        Grade::Guarded => UNSURE,
+        _ => BAD,
+    }
 }
 
 /// The words for a receipt's notary: how far away it was, and what held its key.

@@ -19,7 +19,7 @@ use evanesce_protocol::{Digest, KeyOrigin, WorkloadId};
 
 use crate::notary::NotaryError;
 use crate::plan::{AttestPlan, Plan};
-use crate::process::ChildProcess;
+use crate::process::HeldProcess;
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
 
 /// How a workload's worker is to be used, with a key of this origin.
@@ -98,7 +98,7 @@ fn ask(order: &AttesterOrder) -> Result<RawEvidence, AttestError> {
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .process_group(0);
-    let mut process = ChildProcess::spawn(&mut command).map_err(AttestError::Spawn)?;
+    let mut process = HeldProcess::spawn(&mut command).map_err(AttestError::Spawn)?;
     drop(command); // with our copy of its end of the channel
     channel.send(order, &[]).map_err(AttestError::Send)?;
     let report = channel.receive_within::<AttesterReport>(REPORT_TIMEOUT);

@@ -85,6 +85,13 @@ impl CageChecked {
         &self.statements
     }
 
+    /// Adds what was found to hold of the unit around the cage.
+    #[must_use]
+    pub(crate) fn and(mut self, statements: Vec<ScrubStatement>) -> Self {
+        self.statements.extend(statements);
+        self
+    }
+
     /// The claims alone.
     pub fn claims(&self) -> Vec<Claim> {
         self.statements.iter().map(|statement| statement.claim).collect()

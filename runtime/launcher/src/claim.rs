@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use evanesce_ledger::Timestamp;
-use evanesce_ledger::receipt::ScrubStatement;
+use evanesce_ledger::receipt::{Placement, ScrubStatement};
 use evanesce_protocol::control::Backing;
 use evanesce_protocol::{PublicKey, WorkloadId};
 use rustix::fs::{FlockOperation, flock};
@@ -46,6 +46,9 @@ pub struct Claim {
     pub key: Option<ClaimedKey>,
     /// Guarantees that were given up, by name.
     pub degraded: Vec<String>,
+    /// How the worker was started, and where.
+    #[serde(default)]
+    pub placement: Option<Placement>,
 }
 
 /// What a receipt has to know of a key if its launcher does not live to write one.
@@ -70,6 +73,7 @@ impl Claim {
             started_at: Timestamp::from_unix_ms(0),
             key: None,
             degraded: Vec::new(),
+            placement: None,
         }
     }
 }
@@ -368,6 +372,7 @@ mod tests {
             started_at: Timestamp::from_unix_ms(1_795_313_400_123),
             key: None,
             degraded: vec![],
+            placement: None,
         }
     }
 

@@ -11,7 +11,7 @@ pub use evanesce_ledger::receipt::CommandEnd;
 use rustix::fs::Access;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::process::{ChildProcess, EndStatus};
+use crate::process::{EndStatus, HeldProcess};
 use crate::record::RecordError;
 
 /// A command that was found, and the environment it is given.
@@ -45,7 +45,7 @@ impl CommandLine {
         &self,
         signer: &SignerVariables<'_>,
         core_limit: Rlimit,
-    ) -> io::Result<ChildProcess> {
+    ) -> io::Result<HeldProcess> {
         let mut command = Command::new(&self.program);
         command
             .arg0(&self.words[0])
@@ -53,7 +53,7 @@ impl CommandLine {
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .envs(signer.variables(&self.environment));
-        let child = ChildProcess::spawn(&mut command)?;
+        let child = HeldProcess::spawn(&mut command)?;
         // The launcher writes no core files; the command's are its own business. It may be gone.
         rustix::process::prlimit(Some(child.pid()), Resource::Core, core_limit).ok();
         Ok(child)

@@ -1,9 +1,24 @@
-//! What the host itself promises, as a receipt states it: `evanesce-posture` asks, nobody judges.
+//! What the host itself promises, by the checks of `doctor`: asked here, judged in
+//! `evanesce-posture`.
 
 use std::collections::BTreeMap;
+use std::io;
 
-use evanesce_ledger::receipt::{HostFacts, Known, Swap};
-use evanesce_posture::{Facts, LocalFiles, SwapUse};
+use evanesce_ledger::receipt::{Graded, HostFacts, Known, ScrubStatement, Swap};
+use evanesce_posture::{CageTrial, Facts, Files, Host, LocalFiles, SwapUse, examine, grade};
+
+/// How far this host keeps each promise to a key whose worker's cage was found to hold by `cage`;
+/// where that is empty, it is not known any more.
+pub(crate) fn grades(cage: &[ScrubStatement]) -> Vec<Graded> {
+    let trial = match cage.is_empty() {
+        true => CageTrial::Refused {
+            code: "launcher.lost".to_owned(),
+            message: "what was found of the cage is lost".to_owned(),
+        },
+        false => CageTrial::Holds(cage.iter().map(named).collect()),
+    };
+    grade::grade(&examine(&ThisHost { trial }, &grade::checks_of_grades()))
+}
 
 /// Reads the facts that a receipt states; what cannot be read is unknown.
 pub(crate) fn facts() -> HostFacts {
@@ -30,5 +45,47 @@ const fn known(fact: Option<bool>) -> Known {
         Some(true) => Known::Yes,
         Some(false) => Known::No,
         None => Known::Unknown,
+    }
+}
+
+/// The host that this process runs on, and a cage on it.
+struct ThisHost {
+    trial: CageTrial,
+}
+
+impl Files for ThisHost {
+    fn read(&self, path: &str) -> io::Result<Vec<u8>> {
+        LocalFiles.read(path)
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        LocalFiles.list(path)
+    }
+}
+
+impl Host for ThisHost {
+    fn try_cage(&self) -> &CageTrial {
+        &self.trial
+    }
+}
+
+/// A claim by its stable name, with what was seen.
+fn named(statement: &ScrubStatement) -> (String, String) {
+    let name = serde_json::to_value(statement.claim).ok();
+    let name = name.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    (name, statement.detail.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use evanesce_ledger::receipt::Grade;
+
+    use super::*;
+
+    #[test]
+    fn a_cage_that_is_not_known_any_more_makes_no_promise() {
+        let grades = grades(&[]);
+
+        assert!(grades[..2].iter().all(|graded| graded.grade == Grade::Open), "{grades:?}");
     }
 }

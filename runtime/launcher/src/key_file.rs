@@ -70,6 +70,12 @@ impl KeyFile {
         Ok(Self { path: path.to_owned(), file: open(path)? })
     }
 
+    /// Opens a credential of a worker's unit: systemd put it there, where nobody else can write.
+    pub(crate) fn of_credential(path: PathBuf) -> Result<Self, KeyFileError> {
+        let (file, _) = open_small(CWD, &path, &path)?;
+        Ok(Self { path, file })
+    }
+
     /// Whether both are the same file, whatever it is called now.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let name = |file: &File| file.metadata().map(|facts| (facts.dev(), facts.ino()));

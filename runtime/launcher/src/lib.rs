@@ -61,6 +61,7 @@ mod secrets;
 mod shred;
 mod signals;
 mod stop;
+pub mod systemd;
 #[cfg(test)]
 mod test_process;
 mod trial;
@@ -90,6 +91,6 @@ pub use trial::{TrialError, try_cage};
 pub use worker::{LoadError, WorkerError};
 pub use worker_image::{ImageError, WorkerImage};
 pub use workload::{
-    EndError, EndReason, Ended, KillSwitchError, Recorded, SignedFile, StartError, Workload,
-    with_causes,
+    EndError, EndReason, Ended, KillSwitchError, Recorded, SignedFile, StartError, UnmetGrades,
+    Workload, with_causes,
 };

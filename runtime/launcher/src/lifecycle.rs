@@ -12,7 +12,8 @@
 //! ```
 
 use evanesce_ledger::receipt::{
-    Cause, Claim, KeyFate, Known, Observer, Scrub, ScrubMethod, ScrubStatement, Unproven,
+    Cause, Claim, Forced, ForcedEnd, KeyFate, Known, Observer, Scrub, ScrubMethod, ScrubStatement,
+    Unproven,
 };
 use evanesce_protocol::KeyOrigin;
 use evanesce_protocol::commitment::RequestCommitment;
@@ -239,8 +240,33 @@ impl Lifecycle {
                 bytes_wiped,
                 bytes_overwritten: self.overwritten.as_ref().map_or(0, Overwritten::bytes),
                 pages_absent: self.overwritten.as_ref().map_or(0, Overwritten::pages_absent),
+                forced: Some(self.forced(facts.init_on_free)),
             },
         }
+    }
+
+    /// Whether the worker ended between two signatures, and what an end elsewhere leaves.
+    fn forced(&self, kernel_clears: Known) -> ForcedEnd {
+        let ended_by = self.gone.and_then(Gone::status);
+        let happened = match (&self.wipe, self.was_killed, ended_by) {
+            (Some(_), _, _) => Forced::No,
+            (None, true, _) => Forced::DeadlinePassed,
+            (None, false, Some(EndStatus::Signalled(_))) => Forced::BySignal,
+            (None, false, Some(EndStatus::Exited(_)) | None) => Forced::Unseen,
+        };
+        let leaves = match (happened, kernel_clears) {
+            (Forced::No, Known::Yes) => "nothing: the kernel clears pages as it frees them",
+            (_, Known::Yes) => "nothing: the kernel cleared the pages as it freed them",
+            (Forced::No, _) => {
+                "a forced kill could have left the registers of a signature under way in freed \
+                 kernel memory; this end was in order"
+            }
+            (_, _) => {
+                "the registers of a signature under way may be left in freed kernel memory until \
+                 it is used again"
+            }
+        };
+        ForcedEnd { happened, kernel_clears, leaves: leaves.to_owned() }
     }
 
     /// Whether the key's pages can hold nothing more: the process is gone, and its pages were
@@ -281,11 +307,7 @@ impl Lifecycle {
                 let detail = "pidfd_send_signal: SIGKILL".to_owned();
                 state(Claim::KilledByPidfd, Observer::ObservedOutside, detail);
             }
-            let detail = match gone.status() {
-                Some(status) => format!("reaped: {status}"),
-                None => "no such process, or its pidfd says that it ended".to_owned(),
-            };
-            state(Claim::ProcessGone, Observer::ObservedOutside, detail);
+            state(Claim::ProcessGone, Observer::ObservedOutside, gone.to_string());
             if facts.backing == Backing::SecretPages {
                 let detail = "memfd_secret(2) pages are cleared when freed".to_owned();
                 state(Claim::SecretPagesClearedOnFree, Observer::RestsOnKernel, detail);
@@ -384,6 +406,7 @@ const fn cause_of(cause: WipeCause) -> Cause {
         WipeCause::BudgetSpent => Cause::SignaturesSpent,
         WipeCause::TimeToLive => Cause::TimeToLive,
         WipeCause::KillSwitch => Cause::KillSwitch,
+        WipeCause::Stopped => Cause::Operator,
         // Out of turn, or of a later version: nothing is made up about why.
         _ => Cause::WorkerLost,
     }
@@ -475,6 +498,49 @@ mod tests {
         assert_eq!(verdict.cause, Cause::WorkerLost);
         assert_eq!(claims(&verdict), [Claim::ProcessGone, Claim::SecretPagesClearedOnFree]);
         assert!(verdict.scrub.unproven.iter().any(|d| d.claim == Claim::RegistersCleared));
+    }
+
+    #[test]
+    fn an_end_that_was_forced_is_told_from_one_in_order_and_says_what_rests_on_the_kernel() {
+        let end = |events: Vec<Event>, init_on_free| {
+            let mut life = Lifecycle::new();
+            for event in events {
+                life.on(event);
+            }
+            let facts = Facts { init_on_free, ..facts(Backing::SecretPages) };
+            life.conclude(&facts).scrub.forced.unwrap()
+        };
+        let asked = || Event::EndAsked(Cause::CommandEnded);
+        let wiped = || Event::Wiped(report(WipeCause::Ordered));
+        let in_order = vec![asked(), wiped()];
+        let too_late = vec![asked(), Event::NotWiped("no answer".into()), Event::Gone(killed())];
+        let killed_outside = vec![Event::WorkerEnded, Event::Gone(killed())];
+        let exited = Gone::of_test(EndStatus::Exited(0));
+        let unseen = vec![Event::WorkerEnded, Event::Gone(exited)];
+
+        for (events, happened) in [
+            (in_order, Forced::No),
+            (too_late, Forced::DeadlinePassed),
+            (killed_outside, Forced::BySignal),
+            (unseen, Forced::Unseen),
+        ] {
+            let forced = end(events, Known::No);
+            assert_eq!((forced.happened, forced.kernel_clears), (happened, Known::No));
+            assert!(forced.leaves.contains("registers of a signature"), "{forced:?}");
+        }
+        let forced = end(vec![asked(), wiped()], Known::Unknown);
+        assert!(forced.leaves.contains("could have left"), "{forced:?}");
+        let forced = end(vec![Event::WorkerEnded, Event::Gone(killed())], Known::Yes);
+        assert!(forced.leaves.starts_with("nothing:"), "{forced:?}");
+    }
+
+    #[test]
+    fn a_worker_that_was_told_to_stop_is_the_operators_end() {
+        let mut life = Lifecycle::new();
+
+        assert_eq!(life.on(Event::Wiped(report(WipeCause::Stopped))), Action::Overwrite);
+
+        assert_eq!(life.conclude(&facts(Backing::SecretPages)).cause, Cause::Operator);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use evanesce_posture::grade::Requirement;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::control::{Strength, TerminalUse};
 use evanesce_protocol::evidence::{EvidenceSource, Nonce};
@@ -13,6 +14,9 @@ use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
 
 use crate::secrets::Unlock;
+use crate::systemd::SpawnChoice;
+use crate::systemd::credential::Credential;
+use crate::systemd::unit::UnitUser;
 
 /// Everything that [`crate::Launcher::start`] has to know of a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +41,14 @@ pub struct Plan {
     pub degraded: Vec<Degraded>,
     /// Evidence of the machine that is to be collected for the key.
     pub attest: Option<AttestPlan>,
+    /// Grades below which no key is loaded.
+    pub require: Vec<Requirement>,
+    /// Who starts the worker.
+    pub spawn: SpawnChoice,
+    /// Who the worker runs as, where systemd starts it.
+    pub user: UnitUser,
+    /// Files that systemd keeps for the worker, where it starts it.
+    pub credentials: Vec<Credential>,
     /// The name of the command, without its arguments, for the ledger.
     pub command_name: Option<String>,
 }
@@ -70,7 +82,9 @@ impl Plan {
     /// Whether the worker may have to ask a person.
     pub(crate) fn terminal_use(&self) -> TerminalUse {
         match (&self.key, self.unlock.passphrase_fd) {
-            (KeySource::Ephemeral, _) | (KeySource::File(_), Some(_)) => TerminalUse::Never,
+            (KeySource::Ephemeral | KeySource::Credential, _) | (KeySource::File(_), Some(_)) => {
+                TerminalUse::Never
+            }
             (KeySource::File(_), None) => TerminalUse::Possible,
         }
     }
@@ -90,6 +104,10 @@ impl Default for Plan {
             output_dir: None,
             degraded: Vec::new(),
             attest: None,
+            require: Vec::new(),
+            spawn: SpawnChoice::Direct,
+            user: UnitUser::Dynamic,
+            credentials: Vec::new(),
             command_name: None,
         }
     }
@@ -102,6 +120,8 @@ pub enum KeySource {
     Ephemeral,
     /// A key file of any format (`evanesce-custody` has the list), which the launcher opens and the worker reads.
     File(PathBuf),
+    /// The credential `evanesce.key` of the worker's unit, likewise.
+    Credential,
 }
 
 /// A guarantee that can be given up by name.

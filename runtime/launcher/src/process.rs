@@ -1,4 +1,4 @@
-//! A child process, held by its pidfd: signalled, stopped, killed and seen to be gone.
+//! A process, held by its pidfd: signalled, stopped, killed and seen to be gone.
 
 use std::fs;
 use std::io;
@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use procfs::FromRead as _;
-use procfs::process::Stat;
+use procfs::process::{ProcState, Stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -16,15 +16,26 @@ use rustix::process::{
 
 use crate::claim::ProcessName;
 
-/// A child of this process. Killed and reaped when it is dropped.
+/// A process that this one started, or had started. Killed when it is dropped, and reaped where it
+/// is a child.
 #[derive(Debug)]
-pub struct ChildProcess {
+pub struct HeldProcess {
     pid: Pid,
     pidfd: OwnedFd,
-    ended: Option<EndStatus>,
+    kinship: Kinship,
+    ended: Option<Gone>,
 }
 
-impl ChildProcess {
+/// Whether a process can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kinship {
+    /// With waitid(2).
+    Child,
+    /// By its pidfd alone: somebody else reaps it, and is told how it ended.
+    Stranger,
+}
+
+impl HeldProcess {
     /// Starts `command`.
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.spawn()?;
@@ -32,14 +43,27 @@ impl ChildProcess {
             i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid is positive");
         // Until it is reaped its number is not given to another process.
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Self { pid, pidfd, ended: None })
+        Ok(Self { pid, pidfd, kinship: Kinship::Child, ended: None })
+    }
+
+    /// Takes hold of a process that is not this one's child.
+    pub(crate) fn adopt(pid: u32) -> io::Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Self { pid, pidfd, kinship: Kinship::Stranger, ended: None })
+    }
+
+    /// Lets go of a process that turned out to be another one: it is not killed.
+    pub(crate) fn let_go(mut self) {
+        self.ended = Some(Gone { status: None, teller: Teller::Pidfd });
     }
 
     /// Takes over a child that a test started in its own way.
     #[cfg(test)]
     pub(crate) fn of_test(pid: u32, pidfd: OwnedFd) -> Self {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).unwrap();
-        Self { pid, pidfd, ended: None }
+        Self { pid, pidfd, kinship: Kinship::Child, ended: None }
     }
 
     /// Sends a signal, and says nothing where the process is gone already.
@@ -55,11 +79,32 @@ impl ChildProcess {
     /// Fails with [`io::ErrorKind::BrokenPipe`] where it ends instead.
     pub(crate) fn stop(&mut self) -> io::Result<Stopped> {
         self.signal(Signal::STOP)?;
+        if self.kinship == Kinship::Stranger {
+            return self.await_stop();
+        }
         let states = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let status = self.wait(states)?;
         match status.is_some_and(|status| status.stopped()) {
             true => Ok(Stopped(())),
             false => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Waits until a process that is no child is stopped: nobody tells, so it is looked at.
+    fn await_stop(&self) -> io::Result<Stopped> {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        loop {
+            let stat = fs::read(format!("/proc/{}/stat", self.pid_u32()))?;
+            let stat = Stat::from_read(stat.as_slice()).map_err(io::Error::other)?;
+            if matches!(stat.state(), Ok(ProcState::Stopped)) {
+                return Ok(Stopped(()));
+            }
+            if is_readable_within(self.pidfd.as_fd(), LOOK_AGAIN)? {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
         }
     }
 
@@ -69,27 +114,39 @@ impl ChildProcess {
         self.await_end(timeout)
     }
 
-    /// Waits for the end and reaps; fails with [`io::ErrorKind::TimedOut`].
+    /// Waits for the end and reaps a child; fails with [`io::ErrorKind::TimedOut`].
     pub(crate) fn await_end(&mut self, timeout: Duration) -> io::Result<Gone> {
-        if self.ended.is_none() && !is_readable_within(self.pidfd.as_fd(), timeout)? {
+        if let Some(gone) = self.ended {
+            return Ok(gone);
+        }
+        if !is_readable_within(self.pidfd.as_fd(), timeout)? {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.reap().map(|status| Gone { status: Some(status) })
+        let gone = match self.kinship {
+            Kinship::Child => Gone { status: Some(self.wait_for_end()?), teller: Teller::Wait },
+            Kinship::Stranger => Gone { status: None, teller: Teller::Pidfd },
+        };
+        self.ended = Some(gone);
+        Ok(gone)
     }
 
-    /// Waits for the end, however long it takes, and reaps.
+    /// Waits for the end of a child, however long it takes, and reaps it.
     pub(crate) fn reap(&mut self) -> io::Result<EndStatus> {
-        if let Some(status) = self.ended {
+        if let Some(status) = self.ended.and_then(Gone::status) {
             return Ok(status);
         }
-        let status = self.wait(WaitIdOptions::EXITED)?.ok_or(io::ErrorKind::Other)?;
-        let status = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => EndStatus::Exited(code),
-            (None, Some(signal)) => EndStatus::Signalled(signal),
-            (None, None) => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        self.ended = Some(status);
+        let status = self.wait_for_end()?;
+        self.ended = Some(Gone { status: Some(status), teller: Teller::Wait });
         Ok(status)
+    }
+
+    fn wait_for_end(&self) -> io::Result<EndStatus> {
+        let status = self.wait(WaitIdOptions::EXITED)?.ok_or(io::ErrorKind::Other)?;
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => Ok(EndStatus::Exited(code)),
+            (None, Some(signal)) => Ok(EndStatus::Signalled(signal)),
+            (None, None) => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     /// The process id.
@@ -112,14 +169,14 @@ impl ChildProcess {
     }
 }
 
-impl AsFd for ChildProcess {
+impl AsFd for HeldProcess {
     /// Readable once the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 }
 
-impl Drop for ChildProcess {
+impl Drop for HeldProcess {
     fn drop(&mut self) {
         if self.ended.is_none() {
             // Nobody is left to be told; a process that outlives this is the kernel's to end.
@@ -136,18 +193,47 @@ pub(crate) struct Stopped(());
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gone {
     status: Option<EndStatus>,
+    teller: Teller,
+}
+
+/// By whom it is known how a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Teller {
+    /// This process reaped it.
+    Wait,
+    /// Nobody: only that it ended is known.
+    Pidfd,
+    /// systemd reaped it.
+    Systemd,
 }
 
 impl Gone {
-    /// How it ended; `None` where it was not this process's child.
+    /// How it ended; `None` where nobody told.
     pub const fn status(self) -> Option<EndStatus> {
         self.status
+    }
+
+    /// What systemd, who reaped it, says of its end.
+    pub(crate) const fn told_by_systemd(self, status: EndStatus) -> Self {
+        Self { status: Some(status), teller: Teller::Systemd }
     }
 
     /// For tests of decisions that take a proof.
     #[cfg(test)]
     pub(crate) const fn of_test(status: EndStatus) -> Self {
-        Self { status: Some(status) }
+        Self { status: Some(status), teller: Teller::Wait }
+    }
+}
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.status, self.teller) {
+            (Some(status), Teller::Systemd) => {
+                write!(f, "its pidfd says that it ended; systemd says: {status}")
+            }
+            (Some(status), _) => write!(f, "reaped: {status}"),
+            (None, _) => f.write_str("no such process, or its pidfd says that it ended"),
+        }
     }
 }
 
@@ -172,7 +258,7 @@ impl std::fmt::Display for EndStatus {
 /// Waits for the very process that was named to be gone, which is nobody's child here any more, and
 /// kills it where it lingers.
 pub(crate) fn await_orphan(name: &ProcessName, timeout: Duration) -> io::Result<Gone> {
-    let gone = Ok(Gone { status: None });
+    let gone = Ok(Gone { status: None, teller: Teller::Pidfd });
     if !name.exists()? {
         return gone;
     }
@@ -236,6 +322,11 @@ pub(crate) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim_end().to_owned())
 }
 
+/// For a process to stop that was told to.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -244,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_process_is_stopped_killed_and_seen_to_be_gone() {
-        let mut child = ChildProcess::spawn(Command::new("sleep").arg("60")).unwrap();
+        let mut child = HeldProcess::spawn(Command::new("sleep").arg("60")).unwrap();
         let pid = child.pid_u32();
         assert!(start_time(pid).is_some());
 
@@ -257,7 +348,7 @@ mod tests {
 
     #[test]
     fn stopping_a_process_that_has_ended_fails_and_its_status_is_kept() {
-        let mut child = ChildProcess::spawn(Command::new("sh").args(["-c", "exit 7"])).unwrap();
+        let mut child = HeldProcess::spawn(Command::new("sh").args(["-c", "exit 7"])).unwrap();
         assert!(is_readable_within(child.as_fd(), SOON).unwrap());
 
         let refused = child.stop().unwrap_err();
@@ -267,8 +358,35 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_no_child_is_stopped_killed_and_seen_to_be_gone() {
+        // Given a process that somebody else reaps,
+        let mut parent = Command::new("sh")
+            .args(["-c", "sleep 60 & echo $!; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let stdout = parent.stdout.take().unwrap();
+        io::BufRead::read_line(&mut io::BufReader::new(stdout), &mut line).unwrap();
+        let mut process = HeldProcess::adopt(line.trim().parse().unwrap()).unwrap();
+
+        // When it is stopped and killed,
+        let _stopped: Stopped = process.stop().unwrap();
+        let gone = process.kill(SOON).unwrap();
+
+        // Then it is known to be gone, and not how.
+        assert_eq!(gone.status(), None);
+        // By then it may have been reaped or not.
+        let refused = process.stop().unwrap_err().kind();
+        assert!([io::ErrorKind::NotFound, io::ErrorKind::BrokenPipe].contains(&refused));
+        let told = gone.told_by_systemd(EndStatus::Signalled(9)).to_string();
+        assert!(told.ends_with("systemd says: ended by signal 9"), "{told}");
+        parent.wait().unwrap();
+    }
+
+    #[test]
     fn waiting_has_an_end() {
-        let mut child = ChildProcess::spawn(Command::new("sleep").arg("60")).unwrap();
+        let mut child = HeldProcess::spawn(Command::new("sleep").arg("60")).unwrap();
 
         let refused = child.await_end(Duration::from_millis(1)).unwrap_err();
 

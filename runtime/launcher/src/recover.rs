@@ -84,15 +84,16 @@ fn end(
 
     let recorded = life.requests.unwrap_or_else(|| RequestCommitment::new(&loaded.public_key));
     let (journal, newest) = record_the_rest(launcher, claim, id, recorded, &lost)?;
-    let host = host::facts();
     let known = claim.claim.key.as_ref();
+    let cage = known.map_or(&[][..], |key| key.cage.as_slice());
+    let host = host::facts();
     let facts = Facts {
         journal,
         origin: loaded.origin,
         // Not written down: then the weaker is assumed.
         backing: known.map_or(Backing::LockedPages, |key| key.backing),
         init_on_free: host.init_on_free,
-        cage: known.map_or(&[], |key| key.cage.as_slice()),
+        cage,
     };
     let mut orphan = Lifecycle::of_orphan();
     orphan.on(match gone {
@@ -129,6 +130,9 @@ fn end(
         degraded: claim.claim.degraded.clone(),
         separation: notary.separation(),
         host,
+        grades: host::grades(cage),
+        // How its worker was started is in the claim; where its launcher was is not known any more.
+        placement: claim.claim.placement.clone(),
     };
     let key = notary.key().id();
     let envelope = receipt.sign(key, |bytes| notary.sign(bytes)).map_err(Box::new)?;

@@ -13,7 +13,7 @@ use procfs::FromRead as _;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, MemoryMaps};
 use rustix::param::page_size;
 
-use crate::process::{ChildProcess, Stopped};
+use crate::process::{HeldProcess, Stopped};
 
 /// Says what was overwritten from outside, and that all of it was read back as zero.
 #[derive(Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Overwritten {
 /// # Errors
 ///
 /// [`OverwriteError`] names the step; nothing may be claimed then.
-pub fn overwrite(process: &mut ChildProcess) -> Result<Overwritten, OverwriteError> {
+pub fn overwrite(process: &mut HeldProcess) -> Result<Overwritten, OverwriteError> {
     let stopped = process.stop().map_err(OverwriteError::Stop)?;
     overwrite_stopped(process.pid_u32(), &stopped)
 }
@@ -268,7 +268,7 @@ mod tests {
             rustix::process::PidfdFlags::empty(),
         )
         .unwrap();
-        let mut process = ChildProcess::of_test(pid, pidfd);
+        let mut process = HeldProcess::of_test(pid, pidfd);
         let overwritten = overwrite(&mut process).unwrap();
 
         // Then the same scan finds nothing, and the count says how much was done.
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_process_that_ends_first_is_not_said_to_be_overwritten() {
-        let mut process = ChildProcess::spawn(&mut Command::new("true")).unwrap();
+        let mut process = HeldProcess::spawn(&mut Command::new("true")).unwrap();
         crate::process::is_readable_within(
             std::os::fd::AsFd::as_fd(&process),
             std::time::Duration::from_secs(5),

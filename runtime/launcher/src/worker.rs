@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use evanesce_protocol::WorkloadId;
 use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::control::{
     CageReport, Load, Loaded, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport,
@@ -23,9 +24,14 @@ use serde::de::DeserializeOwned;
 use crate::cage::{self, CageChecked, CageFaults, Expected};
 use crate::command::ENDING;
 use crate::key_file::KeyFile;
-use crate::process::{ChildProcess, EndStatus};
+use crate::process::{EndStatus, Gone, HeldProcess};
 use crate::secrets::{OpenSecret, SecretError, Unlock};
 use crate::signals::Signals;
+use crate::systemd::SystemdError;
+use crate::systemd::bus::{Connecting, Unit};
+use crate::systemd::credential::Credential;
+use crate::systemd::unit::{UnitPlan, UnitUser};
+use crate::systemd::worker_file;
 use crate::worker_image::SealedImage;
 
 /// The orders and reports of one role.
@@ -95,12 +101,55 @@ impl Conversation for NotaryRole {
     }
 }
 
-/// A worker that runs, of one role. Killed and reaped when it is dropped.
+/// A worker that runs, of one role. Killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Worker<C> {
-    pub(crate) process: ChildProcess,
+    pub(crate) process: HeldProcess,
     pub(crate) channel: Channel,
+    /// Its unit, where systemd started it.
+    unit: Option<Unit>,
     role: std::marker::PhantomData<C>,
+}
+
+/// A worker that systemd was asked to start.
+pub(crate) struct StartingUnit<C> {
+    unit: Unit,
+    channel: Channel,
+    role: std::marker::PhantomData<C>,
+}
+
+/// What a worker that systemd starts depends on.
+pub(crate) struct UnitTerms {
+    pub(crate) workload: WorkloadId,
+    pub(crate) user: UnitUser,
+    pub(crate) ttl: Duration,
+    pub(crate) credentials: Vec<Credential>,
+}
+
+impl<C: Conversation> StartingUnit<C> {
+    /// Asks systemd to start a worker and does not wait for it.
+    pub(crate) fn begin(
+        connecting: Connecting,
+        strength: Strength,
+        terms: UnitTerms,
+    ) -> Result<Self, WorkerError> {
+        let worker = worker_file::provide().map_err(SystemdError::from)?;
+        let (channel, theirs) = Channel::pair().map_err(WorkerError::Spawn)?;
+        let UnitTerms { workload, user, ttl, credentials } = terms;
+        // systemd has each of its processes lead a session: a terminal can be handed to it.
+        let terminal = TerminalUse::Never;
+        let arguments = [C::ROLE.argument(), strength.argument(), terminal.argument()];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        let plan = UnitPlan { workload, worker, arguments, user, ttl, credentials };
+        let unit = Unit::start(connecting, plan, theirs)?;
+        Ok(Self { unit, channel, role: std::marker::PhantomData })
+    }
+
+    /// Waits until systemd has started it.
+    pub(crate) fn ready(self) -> Result<Worker<C>, WorkerError> {
+        let process = self.unit.process(self.channel.as_fd())?;
+        Ok(Worker { process, channel: self.channel, unit: Some(self.unit), role: self.role })
+    }
 }
 
 impl<C: Conversation> Worker<C> {
@@ -126,22 +175,55 @@ impl<C: Conversation> Worker<C> {
         if terminal == TerminalUse::Never {
             command.process_group(0);
         }
-        let process = ChildProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
-        Ok(Self { process, channel, role: std::marker::PhantomData })
+        let process = HeldProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
+        Ok(Self { process, channel, unit: None, role: std::marker::PhantomData })
     }
 
-    /// Waits for the cage to be closed, and checks it.
+    /// Waits for the cage to be closed, and checks it, its unit's settings included.
     pub(crate) fn await_cage(&mut self, expected: &Expected) -> Result<CageChecked, WorkerError> {
         match C::common(self.receive("closing its cage", START_TIMEOUT)?) {
             Report::Caged(report) => {
                 let outside = cage::Outside::observe(self.process.pid_u32())
                     .map_err(|source| WorkerError::Observe { source })?;
-                Ok(cage::check(&report, &outside, expected)?)
+                let cage = cage::check(&report, &outside, expected)?;
+                match &self.unit {
+                    Some(unit) => Ok(cage.and(unit.check(self.process.pid_u32())?)),
+                    None => Ok(cage),
+                }
             }
             Report::Refused(refused) => Err(self.refused(refused)),
             Report::Wiped | Report::Own(_) => {
                 Err(WorkerError::Unexpected { step: "closing its cage" })
             }
+        }
+    }
+
+    /// Kills the worker and waits until it is gone.
+    pub(crate) fn kill(&mut self, timeout: Duration) -> io::Result<Gone> {
+        self.process.kill(timeout).map(|gone| self.tell_end(gone))
+    }
+
+    /// Waits until the worker is gone.
+    pub(crate) fn await_end(&mut self, timeout: Duration) -> io::Result<Gone> {
+        self.process.await_end(timeout).map(|gone| self.tell_end(gone))
+    }
+
+    /// The unit that it runs in, where systemd started it.
+    pub(crate) fn unit_name(&self) -> Option<String> {
+        self.unit.as_ref().map(Unit::name)
+    }
+
+    /// Has systemd forget the unit of a worker that is gone.
+    pub(crate) fn release_unit(&mut self) {
+        if let Some(unit) = self.unit.take() {
+            unit.release();
+        }
+    }
+
+    fn tell_end(&self, gone: Gone) -> Gone {
+        match (&self.unit, gone.status()) {
+            (Some(unit), None) => unit.see_end(gone),
+            _ => gone,
         }
     }
 
@@ -195,7 +277,7 @@ impl<C: Conversation> Worker<C> {
 
     /// A lost channel means that the worker died: says how, where that can be seen.
     fn end_in_mid_sentence(&mut self, otherwise: WorkerError) -> WorkerError {
-        match self.process.await_end(END_TIMEOUT) {
+        match self.await_end(END_TIMEOUT) {
             Ok(gone) => gone.status().map_or(otherwise, |status| WorkerError::Died { status }),
             Err(_) => otherwise,
         }
@@ -350,6 +432,9 @@ pub enum WorkerError {
     /// It could not be started.
     #[error("the worker could not be started")]
     Spawn(#[source] io::Error),
+    /// systemd did not start it as it was asked to.
+    #[error("systemd did not start the worker as it has to be")]
+    Systemd(#[from] SystemdError),
     /// Its cage could not be looked at from outside.
     #[error("the worker's cage could not be observed")]
     Observe {
@@ -396,6 +481,7 @@ impl WorkerError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Spawn(_) => "worker.spawn",
+            Self::Systemd(error) => error.code(),
             Self::Observe { .. } => "worker.observe",
             Self::Cage(_) => "worker.cage-check",
             Self::Refused(refused) => refused.code(),

@@ -50,6 +50,11 @@ impl WorkerImage {
         pinned(env!("EVANESCE_SIGNER_SHA256"))
     }
 
+    /// The bytes of the worker's file.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Copies the worker into a file in memory that can be executed, not read, and not changed.
     ///
     /// Mode 0111 has the kernel start it undumpable for all but root (execve(2), on files that the

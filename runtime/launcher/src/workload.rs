@@ -13,7 +13,8 @@ use std::time::Duration;
 use evanesce_evidence::EvidenceEnvelope;
 use evanesce_ledger::attestation::ENVELOPE_IN_ROW_BYTES_MAX;
 use evanesce_ledger::receipt::{
-    Cause, KeyFate, KeyRecord, LedgerSpan, Separation, Signatures, Software, Times,
+    Apart, Cause, Graded, KeyFate, KeyRecord, LedgerSpan, Placement, Separation, Signatures,
+    Software, Times,
 };
 use evanesce_ledger::record::{ArtifactRecord, SshSignature};
 use evanesce_ledger::row::{
@@ -23,15 +24,18 @@ use evanesce_ledger::{
     AppendError, Appended, Attestation, Attested, Envelope, Event, Predicate as _, Receipt,
     SignatureRecord, Timestamp,
 };
+use evanesce_posture::grade::{Requirement, grade_name, promise_name};
 use evanesce_protocol::channel::ReceiveError;
-use evanesce_protocol::control::{Load, LoadSource, Serve, SignerOrder, SignerReport, Strength};
+use evanesce_protocol::control::{
+    Load, LoadSource, Serve, SignerOrder, SignerReport, Strength, WipeCause,
+};
 use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::rotation::Handover;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::io::Errno;
-use rustix::process::geteuid;
+use rustix::process::{Signal, geteuid};
 
 use crate::agent_socket::{AgentSocketError, RuntimeFiles};
 use crate::attester::{self, AttestError};
@@ -48,13 +52,19 @@ use crate::lifecycle::{self, Action, Facts, Lifecycle};
 use crate::notary::{NotaryError, NotarySession, Session, Starting};
 use crate::output_dir::{OutputDir, OutputDirError};
 use crate::plan::{KeySource, Plan};
-use crate::process::{ChildProcess, Gone, is_readable_within};
+use crate::process::{Gone, HeldProcess, is_readable_within};
 use crate::public_file::{PublicFile, PublicFileError};
 use crate::record::{self, RecordError};
 use crate::rotation::{self, RotateError};
 use crate::scrub;
 use crate::signals::{Sender, Signals};
-use crate::worker::{LoadError, START_TIMEOUT, Signer, Worker, WorkerError};
+use crate::systemd::OwnUnit;
+use crate::systemd::bus::{self, Connecting};
+use crate::systemd::credential::{self, CredentialName};
+use crate::systemd::unit::UnitUser;
+use crate::worker::{
+    LoadError, START_TIMEOUT, Signer, StartingUnit, UnitTerms, Worker, WorkerError,
+};
 use crate::worker_image::WorkerImage;
 
 /// A key inside its caged worker, its socket and its certificate.
@@ -84,6 +94,10 @@ pub struct Workload<'a> {
     is_recording: bool,
     /// Whether a signal that asks to end was handed on to the command.
     is_asked_to_end: bool,
+    /// Whether the worker was told to stop, and the command was not yet.
+    is_stop_due: bool,
+    /// How the worker was started, and where.
+    placement: Placement,
     command: Option<CommandEnd>,
     signed_files: Vec<SignedFile>,
     key_file: Option<KeyFile>,
@@ -128,6 +142,7 @@ struct Parts {
     kill_switch: Option<KillSwitch>,
     output_dir: Option<OutputDir>,
     first_row: u64,
+    placement: Placement,
 }
 
 /// Two workers on their way: the signer, and the notary that certifies its key.
@@ -155,7 +170,7 @@ struct Evidence {
 }
 
 impl<'a> Workload<'a> {
-    pub(crate) fn start(launcher: &'a Launcher, plan: Plan) -> Result<Self, StartError> {
+    pub(crate) fn start(launcher: &'a Launcher, mut plan: Plan) -> Result<Self, StartError> {
         if let KeySource::File(path) = &plan.key {
             // A rotation that was interrupted is ended first: it decides which key the file holds.
             rotation::settle(launcher, path).map_err(Box::new)?;
@@ -165,7 +180,7 @@ impl<'a> Workload<'a> {
             None => random_id()?,
         };
         let key_file = match &plan.key {
-            KeySource::Ephemeral => None,
+            KeySource::Ephemeral | KeySource::Credential => None,
             KeySource::File(path) => Some(KeyFile::open(path)?),
         };
         let kill_switch = plan.kill_switch.as_deref().map(KillSwitch::watch).transpose()?;
@@ -174,8 +189,11 @@ impl<'a> Workload<'a> {
         let mut signals = Signals::catch().map_err(StartError::Signals)?;
 
         // Both workers come up while the claim and the first row are written.
-        let worker = Worker::spawn(&launcher.image, plan.strength(), plan.terminal_use())?;
-        let notary = launcher.notary().spawn(plan.strength()).map_err(Box::new)?;
+        let (worker, notary) = spawn_both(launcher, &plan, &id)?;
+        let placement = placement(worker.unit_name());
+        if let Some(unit) = placement.unit.as_deref().filter(|_| !plan.credentials.is_empty()) {
+            plan.unlock.credentials = Some(credential::directory(unit));
+        }
         let pid = worker.process.pid_u32();
         tracing::info!(event = %EventName::WorkerStarted, workload = %id, pid);
         let claim = HeldClaim::create(
@@ -187,13 +205,14 @@ impl<'a> Workload<'a> {
                 started_at: launcher.clock.now(),
                 key: None,
                 degraded: plan.degraded_names(),
+                placement: Some(placement.clone()),
             },
         )?;
         let (claim, (files, listener)) =
             claim.keep_if(RuntimeFiles::create(&launcher.installation.runtime_dir, &id))?;
         let started = Event::Started(Started {
             launcher_pid: std::process::id(),
-            spawn: Spawn::Direct,
+            spawn: placement.spawn,
             worker: WorkerImage::digest(),
             signer: WorkerImage::signer_digest(),
             command: plan.command_name.clone(),
@@ -213,7 +232,16 @@ impl<'a> Workload<'a> {
             }
         };
         let first_row = started.first;
-        let parts = Parts { claim, files, listener, signals, kill_switch, output_dir, first_row };
+        let parts = Parts {
+            claim,
+            files,
+            listener,
+            signals,
+            kill_switch,
+            output_dir,
+            first_row,
+            placement,
+        };
         Self::serve(launcher, plan, parts, loaded)
     }
 
@@ -251,6 +279,8 @@ impl<'a> Workload<'a> {
             newest,
             is_recording: true,
             is_asked_to_end: false,
+            is_stop_due: false,
+            placement: parts.placement,
             command: None,
             signed_files: Vec::new(),
             key_file,
@@ -333,7 +363,12 @@ impl<'a> Workload<'a> {
                     tracing::info!(event = %EventName::SignalForwarded, workload = %self.id(), signal);
                 }
             }
-            if let Err(error) = self.pump() {
+            let pumped = self.pump();
+            if std::mem::take(&mut self.is_stop_due) {
+                // The worker was stopped, and the workload with it: as if this process had been.
+                child.signal(Signal::TERM).map_err(RunError::Wait)?;
+            }
+            if let Err(error) = pumped {
                 // A signature that cannot be recorded may not be made: the key ends here.
                 unrecorded.get_or_insert(error);
                 self.act(lifecycle::Event::EndAsked(Cause::Failed));
@@ -400,7 +435,8 @@ impl<'a> Workload<'a> {
         self.record(wiped.as_ref())?;
         let mut notary = notary.and_then(Starting::ready).map_err(Box::new)?;
         let records = self.sign_records(&mut notary)?;
-        let receipt = self.receipt(ended_at, notary.separation());
+        let separation = self.separation(notary.separation());
+        let receipt = self.receipt(ended_at, separation);
         let fate = receipt.key.fate;
         tracing::info!(event = %EventName::WorkloadEnded, workload = %self.id(), ?fate);
         self.launcher.close_events();
@@ -411,6 +447,7 @@ impl<'a> Workload<'a> {
         // Whoever is killed after giving the claim up leaves nothing that nobody looks for.
         drop(self.files);
         self.claim.remove()?;
+        self.worker.release_unit();
         let evidence = self.evidence.map(|evidence| evidence.envelope);
         let ended = Ended { receipt, envelope, row, fate, evidence, records };
         Ok((ended, NotarySession::of(notary)))
@@ -503,7 +540,7 @@ impl<'a> Workload<'a> {
     }
 
     /// Waits for something to do; `true` once the command has ended.
-    fn wait(&self, command: &ChildProcess) -> io::Result<bool> {
+    fn wait(&self, command: &HeldProcess) -> io::Result<bool> {
         let mut watched =
             vec![PollFd::new(command, PollFlags::IN), PollFd::new(&self.signals, PollFlags::IN)];
         let timeout = Timespec::try_from(RECORD_INTERVAL).expect("a fraction of a second");
@@ -527,6 +564,7 @@ impl<'a> Workload<'a> {
                 SignerReport::Wiped(report) => {
                     let cause = report.cause;
                     tracing::info!(event = %EventName::WipedByItself, workload = %self.id(), %cause);
+                    self.is_stop_due = cause == WipeCause::Stopped;
                     lifecycle::Event::Wiped(report)
                 }
                 SignerReport::Refused(refused) => lifecycle::Event::NotWiped(refused.to_string()),
@@ -562,13 +600,10 @@ impl<'a> Workload<'a> {
                         lifecycle::Event::NotOverwritten(reason)
                     }
                 },
-                Action::Kill => gone(self.worker.process.kill(END_TIMEOUT)),
+                Action::Kill => gone(self.worker.kill(END_TIMEOUT)),
                 Action::Reap => gone(
                     // Its channel is closed; that it ends by itself is likely, not certain.
-                    self.worker
-                        .process
-                        .await_end(REAP_TIMEOUT)
-                        .or_else(|_| self.worker.process.kill(END_TIMEOUT)),
+                    self.worker.await_end(REAP_TIMEOUT).or_else(|_| self.worker.kill(END_TIMEOUT)),
                 ),
             };
             action = self.life.on(event);
@@ -611,6 +646,16 @@ impl<'a> Workload<'a> {
         }
         self.is_recording = true;
         Ok(())
+    }
+
+    /// The notary is a worker of the launcher's; a worker in a unit has a user of its own.
+    fn separation(&self, of_notary: Separation) -> Separation {
+        match self.placement.spawn {
+            Spawn::Systemd => {
+                Separation { notary: Apart::OtherUid, workload: Apart::OtherUid, ..of_notary }
+            }
+            _ => of_notary,
+        }
     }
 
     fn receipt(&mut self, ended: Timestamp, separation: Separation) -> Receipt {
@@ -657,9 +702,94 @@ impl<'a> Workload<'a> {
             degraded: self.claim.claim.degraded.clone(),
             separation,
             host,
+            grades: host::grades(self.cage.statements()),
+            placement: Some(self.placement.clone()),
         }
     }
 }
+
+/// Starts the signer, as the plan says, and the notary that certifies its key.
+fn spawn_both(
+    launcher: &Launcher,
+    plan: &Plan,
+    id: &WorkloadId,
+) -> Result<(Worker<Signer>, Starting), StartError> {
+    let strength = plan.strength();
+    let notary = || launcher.notary().spawn(strength).map_err(Box::new);
+    match plan.spawn.resolve(bus::surroundings()) {
+        Spawn::Systemd => {
+            check_user(&plan.user)?;
+            let connecting = Connecting::begin().map_err(WorkerError::from)?;
+            let terms = UnitTerms {
+                workload: id.clone(),
+                user: plan.user.clone(),
+                ttl: plan.ttl,
+                credentials: plan.credentials.clone(),
+            };
+            let unit = StartingUnit::begin(connecting, strength, terms)?;
+            let notary = notary()?;
+            Ok((unit.ready()?, notary))
+        }
+        _ => Ok((Worker::spawn(&launcher.image, strength, plan.terminal_use())?, notary()?)),
+    }
+}
+
+/// A worker that runs as root or as the launcher would have no user of its own.
+fn check_user(user: &UnitUser) -> Result<(), StartError> {
+    match user {
+        UnitUser::Fixed { uid, gid } if *uid == 0 || *gid == 0 || *uid == geteuid().as_raw() => {
+            Err(StartError::NoOwnUser { uid: *uid, gid: *gid })
+        }
+        UnitUser::Fixed { .. } | UnitUser::Dynamic => Ok(()),
+    }
+}
+
+/// Where a worker of this process is: in `unit`, or with its launcher.
+fn placement(unit: Option<String>) -> Placement {
+    let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Placement {
+        spawn: if unit.is_some() { Spawn::Systemd } else { Spawn::Direct },
+        unit,
+        launcher_unit: OwnUnit::of_cgroups(&cgroups).map(|unit| unit.name),
+    }
+}
+
+/// Holds what this host and the worker's cage promise against what the operator requires.
+fn check_grades(plan: &Plan, cage: &CageChecked) -> Result<(), UnmetGrades> {
+    if plan.require.is_empty() {
+        return Ok(());
+    }
+    let grades = host::grades(cage.statements());
+    let unmet = |requirement: &Requirement| {
+        let below = requirement.unmet_by(&grades).into_iter().cloned().collect::<Vec<_>>();
+        (!below.is_empty()).then_some((*requirement, below))
+    };
+    match plan.require.iter().find_map(unmet) {
+        None => Ok(()),
+        Some((required, below)) => Err(UnmetGrades { required, below }),
+    }
+}
+
+/// A grade that was required and cannot be had here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnmetGrades {
+    required: Requirement,
+    below: Vec<Graded>,
+}
+
+impl fmt::Display for UnmetGrades {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is required, and this host does not give it:", self.required)?;
+        for graded in &self.below {
+            let (promise, grade) = (promise_name(graded.promise), grade_name(graded.grade));
+            let lacking = graded.lacking().collect::<Vec<_>>().join(", ");
+            write!(f, " {promise} is {grade} ({lacking})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UnmetGrades {}
 
 impl ComingUp {
     /// Checks the cage, has the key loaded and certified, and puts all that in the ledger.
@@ -671,13 +801,17 @@ impl ComingUp {
         started: Digest,
         signals: &mut Signals,
     ) -> Result<LoadedKey, StartError> {
-        let Self { mut worker, notary, key_file } = self;
+        let Self { mut worker, notary, mut key_file } = self;
         let expected = Expected {
             signer_module: Some(WorkerImage::signer_digest()),
             strength: plan.strength(),
         };
         let cage = worker.await_cage(&expected)?;
         tracing::info!(event = %EventName::CageChecked, workload = %id);
+        check_grades(plan, &cage)?;
+        if plan.key == KeySource::Credential {
+            key_file = Some(open_credential(plan)?);
+        }
 
         let key_use = plan.grants.key_use();
         let (public, origin) = load_key(&mut worker, &cage, plan, key_file.as_ref(), signals)?;
@@ -749,6 +883,12 @@ impl Evidence {
         let envelope = fits.then(|| serde_json::from_str(&text).expect("it was just written"));
         Event::Attested(Box::new(Attested { attestation: self.attestation.clone(), envelope }))
     }
+}
+
+/// Opens the key among the credentials of a unit that runs.
+fn open_credential(plan: &Plan) -> Result<KeyFile, StartError> {
+    let directory = plan.unlock.credentials.as_deref().ok_or(StartError::NoCredential)?;
+    Ok(KeyFile::of_credential(directory.join(CredentialName::Key.as_str()))?)
 }
 
 /// Brings the key into a worker whose cage was checked.
@@ -942,6 +1082,20 @@ pub enum StartError {
     /// The public key's file could not be written.
     #[error("the public key could not be written")]
     PublicKeyFile(#[source] io::Error),
+    /// A worker in a unit has to have a user of its own.
+    #[error("a worker cannot run as user {uid} and group {gid}: it has to have its own")]
+    NoOwnUser {
+        /// The user.
+        uid: u32,
+        /// The group.
+        gid: u32,
+    },
+    /// The key is a credential, and systemd did not start the worker.
+    #[error("a key among a unit's credentials takes a worker that systemd starts")]
+    NoCredential,
+    /// This host does not promise what the operator requires.
+    #[error(transparent)]
+    Grades(#[from] UnmetGrades),
     /// Serving failed, and so did the end of the key.
     #[error("the workload failed to start, and its end failed as well")]
     End(#[source] Box<EndError>),
@@ -968,6 +1122,9 @@ impl StartError {
             Self::Attest(error) => error.code(),
             Self::Journal(_) => "start.journal",
             Self::PublicKeyFile(_) => "start.public-key-file",
+            Self::NoOwnUser { .. } => "start.no-own-user",
+            Self::NoCredential => "start.no-credential",
+            Self::Grades(_) => "start.grades",
             Self::End(error) => error.code(),
         }
     }

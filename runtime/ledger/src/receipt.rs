@@ -9,6 +9,7 @@ use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 
 use crate::attestation::Attestation;
 use crate::checkpoint::LedgerId;
+use crate::row::Spawn;
 use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
@@ -47,6 +48,12 @@ pub struct Receipt {
     pub separation: Separation,
     /// What the host itself promises.
     pub host: HostFacts,
+    /// What that comes to for the key; empty in receipts older than the field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grades: Vec<Graded>,
+    /// How the worker was started, and where; absent from receipts older than the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
 }
 
 impl Predicate for Receipt {
@@ -177,6 +184,36 @@ pub struct Scrub {
     pub bytes_overwritten: u64,
     /// Pages left out because they were not resident.
     pub pages_absent: u64,
+    /// What a kill between the safe points did or could have done; absent from receipts older than
+    /// the field.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<ForcedEnd>,
+}
+
+/// What an end at another point than between two signatures left, or could have left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForcedEnd {
+    /// Whether the worker's end was one.
+    pub happened: Forced,
+    /// Whether the kernel clears pages as it frees them (`init_on_free=1`).
+    pub kernel_clears: Known,
+    /// What it left or could have left, in one line.
+    pub leaves: String,
+}
+
+/// Whether a worker was ended otherwise than between two signatures with its registers cleared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Forced {
+    /// It was not: it wiped itself first.
+    No,
+    /// It did not wipe in time, and the launcher killed it.
+    DeadlinePassed,
+    /// A signal from elsewhere ended it.
+    BySignal,
+    /// It was gone when somebody looked.
+    Unseen,
 }
 
 /// Who cleared the key's memory.
@@ -250,6 +287,14 @@ pub enum Claim {
     NoNetwork,
     /// Cage: one thread.
     SingleThread,
+    /// Unit: systemd reports every setting as it was asked for.
+    UnitSettings,
+    /// Unit: a user and group that nothing else of the workload has.
+    OwnUser,
+    /// Unit: mount, network, IPC and host name namespaces of its own.
+    OwnNamespaces,
+    /// Unit: its control group may not swap, or there is no swap.
+    NotSwapped,
     /// Scrub: every guarded region was wiped and read back.
     RegionsWipedAndReadBack,
     /// Scrub: registers hold a public pattern or zero.
@@ -315,6 +360,68 @@ pub enum Apart {
     OtherUid,
     /// Other machine.
     OtherMachine,
+}
+
+/// How a worker was started, and in which units of systemd it and its launcher were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// By whom.
+    pub spawn: Spawn,
+    /// The worker's own unit, where systemd started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
+    /// The unit that an operator started the launcher in: `systemd-run`, a service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launcher_unit: Option<String>,
+}
+
+/// One promise, how far it can be kept, and what that was derived from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graded {
+    /// The promise.
+    pub promise: Promise,
+    /// How far it is kept.
+    pub grade: Grade,
+    /// Each check that it depends on: its name, whether it holds, and what was found.
+    pub evidence: Vec<String>,
+}
+
+impl Graded {
+    /// The lines of the evidence that speak against a better grade.
+    pub fn lacking(&self) -> impl Iterator<Item = &str> {
+        let holds = |line: &str| {
+            line.split_once(' ').is_some_and(|(_, verdict)| verdict.starts_with("holds: "))
+        };
+        self.evidence.iter().map(String::as_str).filter(move |line| !holds(line))
+    }
+}
+
+/// What a key can be promised. The names are stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Promise {
+    /// After its end, the machine's memory holds nothing of it.
+    AfterExit,
+    /// While it lives, nothing else on the machine can read it.
+    During,
+    /// Nothing of it reaches a disk: swap, core files, crash dumps, hibernation.
+    AgainstSwap,
+    /// The hypervisor cannot read it.
+    AgainstHypervisor,
+}
+
+/// How far a promise is kept: each grade holds more than the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Grade {
+    /// Not at all, or nobody knows.
+    Open,
+    /// In the ordinary course of things: the worker does its part.
+    Guarded,
+    /// Whatever happens: the kernel or the platform does its part as well.
+    Provable,
 }
 
 /// What the host promises by itself. Grades a receipt, and stops nothing.

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | what cannot be read is unknown, and never taken to hold | [`Verdict`] has three values | the table in `checks.rs` |
 //! | a check depends on the host's answers alone | they come through the [`Host`] trait | the same table, on a host of texts |
+//! | a grade is never better than the checks it is derived from | [`grade`] counts what is unknown or was not asked as missing | `grade.rs`, every check and every promise |
 //! | the walls of a cage are tried, not guessed from versions | [`Host::try_cage`] closes a real one | `runtime/launcher/src/trial.rs` |
 //!
 //! # What it does not promise
@@ -20,6 +21,7 @@
 mod checks;
 mod facts;
 mod finding;
+pub mod grade;
 mod host;
 mod kernel_config;
 

@@ -329,6 +329,8 @@ pub enum WipeCause {
     TimeToLive,
     /// The kill-switch file appeared.
     KillSwitch,
+    /// It was told to stop: SIGTERM, as a service manager sends it.
+    Stopped,
 }
 
 impl fmt::Display for WipeCause {
@@ -338,6 +340,7 @@ impl fmt::Display for WipeCause {
             Self::BudgetSpent => "the signature budget is spent",
             Self::TimeToLive => "the time to live is over",
             Self::KillSwitch => "the kill switch was set",
+            Self::Stopped => "it was told to stop",
         })
     }
 }

@@ -62,7 +62,7 @@ impl Site {
     }
 
     fn open(&self) -> LogReader {
-        LogReader::open(&self.log, &[self.notary.key.clone()]).unwrap().unwrap()
+        LogReader::open(&self.log, std::slice::from_ref(&self.notary.key)).unwrap().unwrap()
     }
 
     /// Publishes; returns what came of it and how long was waited between tries.
@@ -257,7 +257,7 @@ fn a_target_is_added_once_listed_and_forgotten() {
 
     let again = site.outbox.add(&site.target, &server.target()).unwrap_err();
     assert_eq!(again.code(), "target.exists");
-    assert_eq!(site.outbox.targets().unwrap(), [site.target.clone()]);
+    assert_eq!(site.outbox.targets().unwrap(), std::slice::from_ref(&site.target));
     site.outbox.remove(&site.target).unwrap();
     assert_eq!(site.outbox.targets().unwrap(), []);
     assert_eq!(site.outbox.remove(&site.target).unwrap_err().code(), "target.none");

@@ -16,7 +16,7 @@ use crate::vm::error::VmError;
 
 /// Linux 6.7 and later: a directory in configfs.
 pub(crate) fn through_configfs(bench: &mut Bench) -> Result<(), VmError> {
-    load(bench, &["configfs", "tsm", "fake_tsm"])?;
+    bench.load(&["configfs", "tsm", "fake_tsm"])?;
     let mount = ["/bin/mount", "-t", "configfs", "configfs", "/sys/kernel/config"];
     bench.machine.guest.output(&mount)?;
     collect_and_appraise(bench, "configfs-tsm", 1)?;
@@ -25,15 +25,15 @@ pub(crate) fn through_configfs(bench: &mut Bench) -> Result<(), VmError> {
         bench.fault(format!("requests were left in configfs: {left}"));
     }
     bench.machine.guest.output(&["/bin/umount", "/sys/kernel/config"])?;
-    unload(bench, &["fake_tsm", "tsm", "configfs"])
+    bench.unload(&["fake_tsm", "tsm", "configfs"])
 }
 
 /// Linux 5.19 and later: requests to a device.
 pub(crate) fn through_the_device(bench: &mut Bench) -> Result<(), VmError> {
-    load(bench, &["fake_sev_guest"])?;
+    bench.load(&["fake_sev_guest"])?;
     // Once to hear how large the certificates are, and once to have them.
     collect_and_appraise(bench, "/dev/sev-guest", 2)?;
-    unload(bench, &["fake_sev_guest"])
+    bench.unload(&["fake_sev_guest"])
 }
 
 /// A machine without either: refused, by name, and nothing is written.
@@ -117,21 +117,6 @@ fn evanesce_for_tests(appraiser: &Path, folder: &Path) -> Command {
     let mut evanesce = Command::new(appraiser);
     evanesce.current_dir(folder).env("EVANESCE_STATE_DIR", folder.join("state"));
     evanesce
-}
-
-fn load(bench: &mut Bench, modules: &[&str]) -> Result<(), VmError> {
-    for module in modules {
-        let file = format!("/payload/modules/{module}.ko");
-        bench.machine.guest.output(&["/sbin/insmod", &file])?;
-    }
-    Ok(())
-}
-
-fn unload(bench: &mut Bench, modules: &[&str]) -> Result<(), VmError> {
-    for module in modules {
-        bench.machine.guest.output(&["/sbin/rmmod", module])?;
-    }
-    Ok(())
 }
 
 const EVIDENCE: &str = "/run/evidence.json";

@@ -133,6 +133,7 @@ fn shown(settings: &Settings) -> Vec<(&'static str, Sourced<Shown>)> {
         kill_switch,
         output_dir,
         allow_degraded,
+        require,
     } = settings;
     let values = [
         optional(state_dir, |path| Shown::Text(path.display().to_string())),
@@ -144,6 +145,7 @@ fn shown(settings: &Settings) -> Vec<(&'static str, Sourced<Shown>)> {
         optional(kill_switch, |path| Shown::Text(path.display().to_string())),
         optional(output_dir, |path| Shown::Text(path.display().to_string())),
         one(allow_degraded, |names| Shown::List(texts(names))),
+        one(require, |grades| Shown::List(texts(grades))),
     ];
     Layer::NAMES.into_iter().zip(values).collect()
 }

@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::io::{self, Write};
 
 use evanesce_launcher::{WorkerImage, try_cage, with_causes};
+use evanesce_posture::grade::{self, Graded, PROMISES, grade_name, promise_name};
 use evanesce_posture::{
     CHECKS, CageTrial, Files, Finding, Host, LocalFiles, Need, Verdict, examine,
 };
@@ -11,14 +12,15 @@ use serde::Serialize;
 
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
-use crate::receipt_text::{counted, name_of};
+use crate::receipt_text::{self, counted, name_of};
 use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
 
 /// Say what this host can and cannot promise to keys, and how to change it
 ///
 /// Reads only and changes nothing; needs no privilege. Checks whose names start with `worker` are
 /// what a strict worker needs, and are tried on a real one that gets no key. Those of `host` stop
-/// no worker, and receipts grade them. Exits 0 where every chosen check holds, `platform` aside, 1
+/// no worker. At the end stand the grades that they come to, as receipts have them and --require
+/// asks for them, each with the checks it was derived from. Exits 0 where every chosen check holds, `platform` aside, 1
 /// where one does not or is unknown, and 2 where there is no such check.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -42,7 +44,10 @@ pub fn run(args: &DoctorArgs) -> Result<DoctorReport, CommandError> {
     if let Some(prefix) = args.prefixes.iter().find(unknown) {
         return Err(NoCheckError { prefix: prefix.clone() }.into());
     }
-    Ok(DoctorReport::new(examine(&ThisHost::default(), &args.prefixes)))
+    let findings = examine(&ThisHost::default(), &args.prefixes);
+    // Of a part of the checks no grade can be derived.
+    let grades = if args.prefixes.is_empty() { grade::grade(&findings) } else { Vec::new() };
+    Ok(DoctorReport::new(findings, grades))
 }
 
 /// The host that this process runs on. The cage is tried once, if it is asked for.
@@ -80,13 +85,14 @@ impl Host for ThisHost {
 pub struct DoctorReport {
     holds: bool,
     findings: Vec<Finding>,
+    grades: Vec<Graded>,
 }
 
 impl DoctorReport {
-    fn new(findings: Vec<Finding>) -> Self {
+    fn new(findings: Vec<Finding>, grades: Vec<Graded>) -> Self {
         let is_missing =
             |finding: &Finding| finding.need != Need::Extra && finding.verdict != Verdict::Holds;
-        Self { holds: !findings.iter().any(is_missing), findings }
+        Self { holds: !findings.iter().any(is_missing), findings, grades }
     }
 
     /// A sentence on all checks that something depends on.
@@ -135,6 +141,20 @@ impl Report for DoctorReport {
                 writeln!(out, "{:14}to change: {change}", "")?;
             }
         }
+        for graded in &self.grades {
+            let style = receipt_text::grade_style(graded.grade);
+            let grade = grade_name(graded.grade);
+            let means = PROMISES.iter().find(|rule| rule.promise == graded.promise);
+            let means = means.map_or("", |rule| rule.means);
+            let promise = promise_name(graded.promise);
+            writeln!(out, "{style}{grade:<13}{style:#} {promise}: {means}")?;
+            let lacks: Vec<_> = graded.lacking().collect();
+            let from = match lacks.is_empty() {
+                true => format!("by {}", graded.evidence.join("; ")),
+                false => format!("lacks {}", lacks.join("; ")),
+            };
+            writeln!(out, "{:14}{FAINT}{from}{FAINT:#}", "")?;
+        }
         for sentence in [Need::Strict, Need::Graded].map(|need| self.conclusion(need)) {
             sentence.map_or(Ok(()), |sentence| writeln!(out, "{sentence}"))?;
         }
@@ -175,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_does_not_hold_and_what_few_hosts_have_is_not_asked_for() {
-        let exit = |need, verdict| DoctorReport::new(vec![finding(need, verdict)]).exit();
+        let exit = |need, verdict| DoctorReport::new(vec![finding(need, verdict)], vec![]).exit();
 
         assert_eq!(exit(Need::Strict, Verdict::Holds), Exit::Success);
         assert_eq!(exit(Need::Strict, Verdict::Unknown), Exit::Failure);
@@ -184,11 +204,31 @@ mod tests {
     }
 
     #[test]
+    fn a_grade_is_printed_with_what_it_lacks_or_with_what_it_was_derived_from() {
+        let graded = |grade, evidence: &[&str]| Graded {
+            promise: grade::Promise::AfterExit,
+            grade,
+            evidence: evidence.iter().map(|&line| line.to_owned()).collect(),
+        };
+        let grades = vec![
+            graded(grade::Grade::Guarded, &["worker.cage holds: x", "host.a does not hold: off"]),
+            graded(grade::Grade::Provable, &["host.a holds: on"]),
+        ];
+        let mut text = Vec::new();
+        DoctorReport::new(vec![], grades).render(&mut text).unwrap();
+
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("lacks host.a does not hold: off"), "{text}");
+        assert!(text.contains("by host.a holds: on"), "{text}");
+        assert!(text.contains("after-exit: after its end this machine's memory"), "{text}");
+    }
+
+    #[test]
     fn a_host_that_lacks_only_what_is_graded_is_said_to_take_keys() {
         let findings =
             vec![finding(Need::Strict, Verdict::Holds), finding(Need::Graded, Verdict::Unknown)];
         let mut text = Vec::new();
-        DoctorReport::new(findings).render(&mut text).unwrap();
+        DoctorReport::new(findings, vec![]).render(&mut text).unwrap();
 
         let text = String::from_utf8(text).unwrap();
         assert!(text.contains("a strict worker gets what it needs here"), "{text}");

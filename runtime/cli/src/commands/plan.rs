@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evanesce_launcher::systemd::SpawnChoice;
+use evanesce_launcher::systemd::credential::{Credential, CredentialName};
+use evanesce_launcher::systemd::unit::UnitUser;
 use evanesce_launcher::{Degraded, KeySource, Plan};
+use evanesce_posture::grade::Requirement;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::evidence::Nonce;
 
@@ -12,6 +16,7 @@ use crate::commands::attest::input::parse_nonce;
 use crate::commands::key::secrets::UnlockArgs;
 use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
+use crate::errors::Coded;
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
@@ -69,6 +74,113 @@ pub struct LimitArgs {
     /// says what was given up.
     #[arg(long, value_name = "NAME")]
     pub allow_degraded: Vec<Degraded>,
+
+    /// Take no key unless this host promises GRADE: provable, guarded, PROMISE=GRADE (can be repeated)
+    ///
+    /// `provable` alone asks that nothing of the key is left in memory after any end, and that none
+    /// of it reaches a disk. `evanesce doctor` prints this host's grades, and what each lacks.
+    #[arg(long, value_name = "GRADE")]
+    pub require: Vec<Requirement>,
+}
+
+/// Who starts the worker, and who it runs as.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SpawnArgs {
+    /// Have the worker started by WHOM: direct, systemd, auto
+    ///
+    /// `systemd` makes it a service of its own, evanesce-ID.service, with a user, namespaces and
+    /// limits of its own; each is read back before the key is loaded. Needs root. `auto` does so
+    /// where systemd can be asked.
+    #[arg(long, value_name = "WHOM", default_value_t = SpawnChoice::Direct, hide_default_value = true)]
+    pub spawn: SpawnChoice,
+
+    /// Have systemd run the worker as user UID, not one that it makes for it
+    #[arg(long, value_name = "UID", requires = "gid")]
+    pub uid: Option<u32>,
+
+    /// The group that goes with --uid
+    #[arg(long, value_name = "GID", requires = "uid")]
+    pub gid: Option<u32>,
+
+    /// Have systemd read NAME from FILE: evanesce.key, evanesce.passphrase, evanesce.identity (can be repeated)
+    ///
+    /// As `LoadCredential=` of a unit. `evanesce.key` takes the place of --key.
+    #[arg(long, value_name = "NAME:FILE")]
+    pub load_credential: Vec<Credential>,
+
+    /// The same of a file that `systemd-creds encrypt --name=NAME` made (can be repeated)
+    ///
+    /// As `LoadCredentialEncrypted=` of a unit: it opens on this machine alone, or with its TPM alone.
+    #[arg(long, value_name = "NAME:FILE")]
+    pub load_credential_encrypted: Vec<Credential>,
+}
+
+impl SpawnArgs {
+    /// Adds these to a plan.
+    ///
+    /// # Errors
+    ///
+    /// Where a user or a credential is named for a worker that the launcher itself starts, or a
+    /// secret twice.
+    pub fn add_to(&self, plan: Plan) -> Result<Plan, SpawnError> {
+        let credentials = self.credentials();
+        let names: Vec<_> = credentials.iter().map(|credential| credential.name).collect();
+        let is_named_twice = |name| names.iter().filter(|&&other| other == name).count() > 1;
+        if let Some(&name) = names.iter().find(|&&name| is_named_twice(name)) {
+            return Err(SpawnError::Twice { name });
+        }
+        let key = match (names.contains(&CredentialName::Key), plan.key) {
+            (true, KeySource::Ephemeral) => KeySource::Credential,
+            (true, _) => return Err(SpawnError::Twice { name: CredentialName::Key }),
+            (false, key) => key,
+        };
+        let user = match (self.uid, self.gid) {
+            (Some(uid), Some(gid)) => UnitUser::Fixed { uid, gid },
+            _ => UnitUser::Dynamic,
+        };
+        let spawn = match (&user, self.spawn) {
+            (UnitUser::Fixed { .. }, SpawnChoice::Direct) => return Err(SpawnError::User),
+            (_, SpawnChoice::Direct) if !credentials.is_empty() => {
+                return Err(SpawnError::Credential);
+            }
+            (UnitUser::Dynamic, spawn) if credentials.is_empty() => spawn,
+            // Whoever names a user or a credential does not want to do without.
+            (_, _) => SpawnChoice::Systemd,
+        };
+        Ok(Plan { spawn, user, credentials, key, ..plan })
+    }
+
+    fn credentials(&self) -> Vec<Credential> {
+        let encrypted = self.load_credential_encrypted.iter().cloned().map(Credential::encrypted);
+        self.load_credential.iter().cloned().chain(encrypted).collect()
+    }
+}
+
+/// What does not go together.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// A user for a worker that is not started by systemd.
+    #[error("--uid and --gid are for workers that systemd starts")]
+    User,
+    /// A credential for one.
+    #[error("credentials are for workers that systemd starts")]
+    Credential,
+    /// Two of one kind.
+    #[error("{name} is named twice")]
+    Twice {
+        /// What.
+        name: CredentialName,
+    },
+}
+
+impl Coded for SpawnError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::User => "run.spawn-user",
+            Self::Credential => "run.spawn-credential",
+            Self::Twice { .. } => "run.credential-twice",
+        }
+    }
 }
 
 impl LimitArgs {
@@ -77,6 +189,7 @@ impl LimitArgs {
         Layer {
             ttl: self.ttl.map(|ttl| Sourced::flag("--ttl", ttl)),
             allow_degraded: flag_of_list("--allow-degraded", &self.allow_degraded),
+            require: flag_of_list("--require", &self.require),
             ..Layer::default()
         }
     }
@@ -101,6 +214,7 @@ impl KeyArgs {
             attest: self.attest.then(|| self.source.plan(self.attest_nonce)),
             ttl: settings.ttl.value,
             degraded: settings.allow_degraded.value.clone(),
+            require: settings.require.value.clone(),
             ..Plan::default()
         }
     }

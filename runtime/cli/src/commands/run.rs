@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::key::rotate::HandoverReport;
 use crate::commands::key::secrets::SealArgs;
-use crate::commands::plan::{KeyArgs, flag_of_list};
+use crate::commands::plan::{KeyArgs, SpawnArgs, flag_of_list};
 use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
@@ -44,10 +44,15 @@ Examples:
   evanesce run -- git commit -S -m 'signed by a key that is already gone'
   evanesce run --key operator.pem -- \\
     sh -c 'ssh-keygen -Y sign -f \"$EVANESCE_PUBLIC_KEY_FILE\" -n file artifact.tar'
-  evanesce run --grant sshsig:git --signatures-max 1 --ttl 1m -- git tag -s v1 -m v1")]
+  evanesce run --grant sshsig:git --signatures-max 1 --ttl 1m -- git tag -s v1 -m v1
+  sudo evanesce run --spawn systemd --workload-id release-1 -- ./release.sh
+  evanesce run --require provable -- ./release.sh")]
 pub struct RunArgs {
     #[command(flatten)]
     key: KeyArgs,
+
+    #[command(flatten)]
+    spawn: SpawnArgs,
 
     #[command(flatten)]
     bounds: BoundArgs,
@@ -155,13 +160,14 @@ impl RunArgs {
     fn plan(&self, context: &Context<'_>, command_name: String) -> Result<Plan, CommandError> {
         let settings = context.settings();
         let path = |setting: &Option<Sourced<PathBuf>>| Some(setting.as_ref()?.value.clone());
+        let plan = self.spawn.add_to(self.key.plan(context))?;
         Ok(Plan {
             grants: Grants::new(settings.grants.value.clone()).map_err(GrantError)?,
             signatures_max: settings.signatures_max.value,
             kill_switch: path(&settings.kill_switch),
             output_dir: path(&settings.output_dir),
             command_name: Some(command_name),
-            ..self.key.plan(context)
+            ..plan
         })
     }
 }

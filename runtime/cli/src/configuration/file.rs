@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use evanesce_launcher::Degraded;
+use evanesce_posture::grade::Requirement;
 use evanesce_protocol::grant::{Grant, Grants};
 use serde::de::{self, Deserialize, Deserializer};
 use toml::Spanned;
@@ -70,6 +71,7 @@ struct Profile {
     kill_switch: Option<Spanned<AbsolutePath>>,
     output_dir: Option<Spanned<AbsolutePath>>,
     allow_degraded: Option<Spanned<DegradedList>>,
+    require: Option<Spanned<RequirementList>>,
 }
 
 impl Profile {
@@ -84,6 +86,7 @@ impl Profile {
             kill_switch: place.setting(self.kill_switch),
             output_dir: place.setting(self.output_dir),
             allow_degraded: place.setting(self.allow_degraded),
+            require: place.setting(self.require),
         }
     }
 }
@@ -133,6 +136,15 @@ impl<'de> Deserialize<'de> for GrantList {
 struct DegradedList(Vec<Degraded>);
 
 impl<'de> Deserialize<'de> for DegradedList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        list(deserializer).map(Self)
+    }
+}
+
+/// Grades below which no key is loaded; none is a list as well.
+struct RequirementList(Vec<Requirement>);
+
+impl<'de> Deserialize<'de> for RequirementList {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         list(deserializer).map(Self)
     }
@@ -195,6 +207,7 @@ field!(
     Named<LogTarget> => LogTarget,
     GrantList => Vec<Grant>,
     DegradedList => Vec<Degraded>,
+    RequirementList => Vec<Requirement>,
     Ttl => Duration,
     Budget => u64,
 );
@@ -254,6 +267,7 @@ signatures-max = 3
 kill-switch = "/run/stop"
 output-dir = "/srv/out"
 allow-degraded = ["secret-pages"]
+require = ["provable", "during=guarded"]
 "#;
         let file = parse(text).unwrap();
 
@@ -267,6 +281,7 @@ allow-degraded = ["secret-pages"]
             layer.allow_degraded,
             Some(Sourced { value: vec![Degraded::SecretPages], origin: at(12) })
         );
+        assert_eq!(layer.require.as_ref().map(|grades| grades.value.len()), Some(2));
         assert_eq!(layer.grants.as_ref().map(|grants| grants.value.len()), Some(2));
         assert_eq!(layer.log_to.as_ref().map(|to| to.value), Some(LogTarget::Journald));
     }
@@ -287,6 +302,7 @@ allow-degraded = ["secret-pages"]
             ("[profiles.a]\ngrants = ['sign']\n", 2, 10, "no grant is called"),
             ("[profiles.a]\nlog = 'loud'\n", 2, 7, "none of off, error, warn"),
             ("[profiles.a]\nallow-degraded = ['all']\n", 2, 18, "no guarantee of this name"),
+            ("[profiles.a]\nrequire = ['most']\n", 2, 11, "grades are `guarded` and"),
             ("[profiles.A]\n", 1, 11, "the name of a profile has"),
             ("profile = 'a b'\n", 1, 11, "the name of a profile has"),
             ("[profiles.a]\nttl = '1m'\nttl = '2m'\n", 3, 1, "duplicate key"),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use evanesce_launcher::{Degraded, Plan};
+use evanesce_posture::grade::Requirement;
 use evanesce_protocol::grant::{Grant, Grants};
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
 
@@ -24,11 +25,12 @@ pub struct Layer {
     pub kill_switch: Option<Sourced<PathBuf>>,
     pub output_dir: Option<Sourced<PathBuf>>,
     pub allow_degraded: Option<Sourced<Vec<Degraded>>>,
+    pub require: Option<Sourced<Vec<Requirement>>>,
 }
 
 impl Layer {
     /// The names of all settings, in a file and in reports.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "state-dir",
         "log",
         "log-to",
@@ -38,6 +40,7 @@ impl Layer {
         "kill-switch",
         "output-dir",
         "allow-degraded",
+        "require",
     ];
 
     /// What this layer has and, where it has nothing, `below`.
@@ -53,6 +56,7 @@ impl Layer {
             kill_switch: self.kill_switch.or(below.kill_switch),
             output_dir: self.output_dir.or(below.output_dir),
             allow_degraded: self.allow_degraded.or(below.allow_degraded),
+            require: self.require.or(below.require),
         }
     }
 }
@@ -80,6 +84,8 @@ pub struct Settings {
     pub output_dir: Option<Sourced<PathBuf>>,
     /// Guarantees that are given up.
     pub allow_degraded: Sourced<Vec<Degraded>>,
+    /// Grades below which no key is loaded.
+    pub require: Sourced<Vec<Requirement>>,
 }
 
 /// Decides every setting: a flag comes before the environment, that before the chosen profile in
@@ -125,6 +131,7 @@ pub fn resolve(
         kill_switch: layer.kill_switch,
         output_dir: layer.output_dir,
         allow_degraded: layer.allow_degraded.unwrap_or_else(|| Sourced::built_in(Vec::new())),
+        require: layer.require.unwrap_or_else(|| Sourced::built_in(Vec::new())),
     })
 }
 

@@ -168,6 +168,7 @@ impl Life {
                 bytes_wiped: 196_608,
                 bytes_overwritten: 1_048_576,
                 pages_absent: 12,
+                forced: None,
             },
             signatures: Signatures {
                 count: self.requests.count(),
@@ -195,6 +196,8 @@ impl Life {
                 hibernation: Known::Unknown,
                 other: Default::default(),
             },
+            grades: vec![],
+            placement: None,
         }
     }
 
