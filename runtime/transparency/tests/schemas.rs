@@ -1,7 +1,5 @@
 //! The published schemas, held to the frozen bundles.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
