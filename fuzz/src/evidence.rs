@@ -13,6 +13,8 @@ use evanesce_appraisal::{
 };
 use time::OffsetDateTime;
 
+use crate::planted;
+
 use snp::MACHINES as SNP;
 use tdx::MACHINES as TDX;
 
@@ -51,21 +53,26 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     snp.chain(tdx).chain(policies).collect()
 }
 
+/// The policies of the machines.
+fn policies() -> impl Iterator<Item = &'static Policy> {
+    SNP.iter().map(|snp| &snp.policy).chain(TDX.iter().map(|td| &td.policy))
+}
+
 /// Appraises, and asks for the policy that accepts just this.
-fn look_at(evidence: Evidence<'_>, policy: &Policy, roots: &Roots, at: OffsetDateTime) -> Outcome {
+fn look_at(evidence: Evidence<'_>, policy: &Policy, roots: &Roots, at: OffsetDateTime) {
     let appraisal = appraise(evidence, Expected::ReportData(&[0x13; 64]), policy, roots, at);
-    let outcome = appraisal.outcome();
-    assert_eq!(outcome == Outcome::Trusted, appraisal.failures().next().is_none(), "{appraisal:?}");
+    let is_trusted = appraisal.outcome() == Outcome::Trusted;
+    assert_eq!(is_trusted, appraisal.failures().next().is_none(), "{appraisal:?}");
     if let Ok(policy) = policy_from_evidence(evidence, None, roots, at) {
         written_and_read(&policy);
     }
-    outcome
 }
 
 fn policy(text: &[u8]) {
     let Ok(text) = std::str::from_utf8(text) else { return };
     if let Ok(policy) = Policy::from_toml(text) {
         written_and_read(&policy);
+        planted::bug_if(policies().all(|seed| *seed != policy));
     }
 }
 

@@ -268,7 +268,7 @@ impl SwapKind {
                 Ok(_) => Self::Plain,
             };
         }
-        match is_encrypted(host, name, STACK_DEPTH_MAX) {
+        match is_encrypted(host, &kernel_name(host, name), STACK_DEPTH_MAX) {
             true => Self::Encrypted,
             false => Self::Plain,
         }
@@ -282,6 +282,18 @@ impl SwapKind {
             Self::Plain => "not known to be encrypted",
         }
     }
+}
+
+/// The kernel's own name of a block device: `dm-0` for `mapper/swap`. Where udev runs, /proc/swaps
+/// has it already.
+fn kernel_name(host: &dyn Files, name: &str) -> String {
+    let Some(mapped) = name.strip_prefix("mapper/") else { return name.to_owned() };
+    let devices = host.list("/sys/block").unwrap_or_default();
+    let is_it = |device: &String| {
+        text(host, &format!("/sys/block/{device}/dm/name"))
+            .is_ok_and(|name| name.trim_end() == mapped)
+    };
+    devices.into_iter().find(is_it).unwrap_or_else(|| name.to_owned())
 }
 
 /// Whether a block device is dm-crypt's, or everything below it is.

@@ -174,7 +174,7 @@ fn strike(stop: &[u32], end: &[u32], by: Death, deadline: Instant) -> Result<u32
             fs::write(format!("/proc/{pid}/oom_score_adj"), "1000")?;
         }
     }
-    let interrupted = end.iter().filter(|pid| is_runnable(**pid)).count();
+    let interrupted = await_work(end);
     for pid in stop {
         kill_process(process(*pid)?, Signal::STOP)?;
     }
@@ -196,6 +196,26 @@ fn strike(stop: &[u32], end: &[u32], by: Death, deadline: Instant) -> Result<u32
     }
     Ok(u32::try_from(interrupted)?)
 }
+
+/// Waits for a moment at which half of the processes are at work, and says how many are. What never
+/// works is not waited for long.
+#[expect(clippy::disallowed_methods, reason = "a process that works tells nobody that it does")]
+fn await_work(pids: &[u32]) -> usize {
+    let mut working = 0;
+    for _ in 0..MOMENTS_MAX {
+        working = pids.iter().filter(|pid| is_runnable(**pid)).count();
+        if working * 2 >= pids.len() {
+            break;
+        }
+        std::thread::sleep(MOMENT);
+    }
+    working
+}
+
+const MOMENTS_MAX: u32 = 500;
+
+/// Not a multiple of the scheduler's ticks.
+const MOMENT: Duration = Duration::from_micros(3700);
 
 /// Whether a process is on a processor or waits for one (proc_pid_stat(5), state R).
 fn is_runnable(pid: u32) -> bool {

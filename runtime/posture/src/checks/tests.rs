@@ -72,6 +72,7 @@ const CASES: &[Case] = &[
 
     ("host.swap", &[(SWAPS, SWAP_TITLES)], Holds, "none"),
     ("host.swap", &[(SWAPS, "T\n/dev/dm-0 partition 8 0 -2\n"), ("/sys/block/dm-0/dm/uuid", "CRYPT-PLAIN-swap\n")], Holds, "dm-crypt"),
+    ("host.swap", &[(SWAPS, "T\n/dev/mapper/swap partition 8 0 -2\n"), ("/sys/block/dm-3/dm/name", "root\n"), ("/sys/block/dm-4/dm/name", "swap\n"), ("/sys/block/dm-4/dm/uuid", "CRYPT-PLAIN-swap\n")], Holds, "dm-crypt"),
     ("host.swap", &[(SWAPS, "T\n/dev/dm-1 partition 8 0 -2\n"), ("/sys/block/dm-1/dm/uuid", "LVM-x\n"), ("/sys/block/dm-1/slaves/dm-0/dev", ""), ("/sys/block/dm-0/dm/uuid", "CRYPT-LUKS2-x\n")], Holds, "dm-crypt"),
     ("host.swap", &[(SWAPS, "T\n/dev/dm-1 partition 8 0 -2\n"), ("/sys/block/dm-1/dm/uuid", "LVM-x\n"), ("/sys/block/dm-1/slaves/sda2/dev", "")], DoesNotHold, "not known"),
     ("host.swap", &[(SWAPS, "T\n/dev/sda2 partition 8 0 -2\n")], DoesNotHold, "/dev/sda2"),
