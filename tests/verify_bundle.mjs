@@ -1,6 +1,6 @@
 // Verifies one bundle with Sigstore's own verifier for Node, which knows nothing of evanesce:
 //
-//     node verify_bundle.mjs BUNDLE TRUSTED-ROOT NOTARY-PEM ARTIFACT [TIMESTAMPS]
+//     node verify_bundle.mjs BUNDLE TRUSTED-ROOT NOTARY-PEM[,NOTARY-PEM] ARTIFACT [TIMESTAMPS]
 //
 // `@sigstore/verify` 4.1.3 has to be installed where Node looks for it (NODE_PATH does not count for
 // modules: run it from a directory with node_modules). TIMESTAMPS is how many verified times there
@@ -14,14 +14,17 @@ const { bundleFromJSON } = require('@sigstore/bundle');
 const { TrustedRoot } = require('@sigstore/protobuf-specs');
 const { Verifier, toSignedEntity, toTrustMaterial } = require('@sigstore/verify');
 
-const [bundleFile, rootFile, keyFile, artifactFile, timestamps] = process.argv.slice(2);
+const [bundleFile, rootFile, keyFiles, artifactFile, timestamps] = process.argv.slice(2);
 try {
   const text = readFileSync(bundleFile, 'utf8');
   const root = TrustedRoot.fromJSON(JSON.parse(readFileSync(rootFile, 'utf8')));
-  const spki = createPublicKey(readFileSync(keyFile)).export({ type: 'spki', format: 'der' });
-  const hint = 'sha256:' + createHash('sha256').update(spki).digest('hex');
   const always = { start: new Date(0), end: undefined };
-  const keys = { [hint]: { rawBytes: spki, keyDetails: 'PKIX_ECDSA_P256_SHA_256', validFor: always } };
+  const keys = {};
+  for (const file of keyFiles.split(',')) {
+    const spki = createPublicKey(readFileSync(file)).export({ type: 'spki', format: 'der' });
+    const hint = 'sha256:' + createHash('sha256').update(spki).digest('hex');
+    keys[hint] = { rawBytes: spki, keyDetails: 'PKIX_ECDSA_P256_SHA_256', validFor: always };
+  }
   const artifact = readFileSync(artifactFile);
   const bundle = bundleFromJSON(JSON.parse(text));
   const entity = toSignedEntity(bundle, artifact);

@@ -10,6 +10,7 @@ mod packages;
 mod playbooks;
 mod programs;
 mod readme;
+mod rekor;
 mod reproduce;
 mod residue;
 mod sbom;
@@ -42,6 +43,7 @@ enum Task {
     Kills(kills::KillsArgs),
     Playbooks(playbooks::PlaybooksArgs),
     Readme(readme::ReadmeArgs),
+    Rekor(rekor::RekorArgs),
     Reproduce(reproduce::ReproduceArgs),
     Residue(residue::ResidueArgs),
     Sbom(sbom::SbomArgs),
@@ -59,6 +61,7 @@ impl Task {
             Self::Kills(args) => Box::new(kills::run(args)?),
             Self::Playbooks(args) => Box::new(playbooks::run(args)?),
             Self::Readme(args) => Box::new(readme::run(args)?),
+            Self::Rekor(args) => Box::new(rekor::run(args)?),
             Self::Reproduce(args) => Box::new(reproduce::run(args)?),
             Self::Residue(args) => Box::new(residue::run(args)?),
             Self::Sbom(args) => Box::new(sbom::run(args)?),

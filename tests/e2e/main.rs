@@ -19,6 +19,7 @@ mod residue;
 mod rotation;
 mod run;
 mod tools;
+mod transparency;
 mod tsm_fs;
 mod units;
 

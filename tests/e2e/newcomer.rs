@@ -16,9 +16,9 @@ fn a_signed_file_verifies_and_the_verdict_says_what_became_of_the_key_and_what_w
     let signed = here.run(&["sign", "README.md"]).expect_status(0);
     let verified = here.run(&["verify", "README.md"]).expect_status(0);
 
-    // Then there is a receipt, a signature and nothing else, and the verdict has both parts.
+    // Then there is a receipt, a signature, its bundle and nothing else, and the verdict has both parts.
     assert!(signed.stdout.contains("destroyed"), "{signed:#?}");
-    assert_eq!(here.files(), ["README.md", "README.md.sig"]);
+    assert_eq!(here.files(), ["README.md", "README.md.sig", "README.md.sigstore.json"]);
     assert!(verified.stdout.contains("README.md: trusted"), "{verified:#?}");
     assert!(verified.stdout.contains("destroyed"), "{verified:#?}");
     let verdict = here.json(&["verify", "README.md"]);
@@ -121,7 +121,7 @@ fn a_signature_that_is_there_is_replaced_only_when_that_was_asked_for() {
 
     here.run(&["sign", "file", "--force"]).expect_status(0);
     here.run(&["verify", "file"]).expect_status(0);
-    assert_eq!(here.files(), ["file", "file.sig"]);
+    assert_eq!(here.files(), ["file", "file.sig", "file.sigstore.json"]);
 }
 
 #[test]

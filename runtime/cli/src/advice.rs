@@ -280,6 +280,26 @@ pub const ADVICE: &[Advice] = &[
         "set EVANESCE_PROFILE to the name of a profile, or unset it",
     ),
     Advice::new(
+        "cosign.not-signed",
+        Fault::Misuse,
+        "name the note as the witness returned it, and the key of this witness",
+    ),
+    Advice::new(
+        "cosign.other-log",
+        Fault::Misuse,
+        "name a checkpoint of this log, from `evanesce log status --checkpoint`",
+    ),
+    Advice::new(
+        "cosign.other-tree",
+        Fault::Refusal,
+        "the log was forked or written anew: run `evanesce log check --checkpoint` with this note",
+    ),
+    Advice::new(
+        "cosign.signature",
+        Fault::Peer,
+        "the witness's line does not hold with this key: ask the witness for its key",
+    ),
+    Advice::new(
         "custody.busy",
         Fault::Refusal,
         "wait for the command that is replacing it, and run this one again",
@@ -599,6 +619,27 @@ pub const ADVICE: &[Advice] = &[
     Advice::new("load.interrupted", Fault::Refusal, "nothing was done; start it again"),
     Advice::new("load.wait", Fault::Internal, "report this as a defect"),
     Advice::new(
+        "log.checkpoint",
+        Fault::Refusal,
+        "the log's checkpoint was changed, or is by a notary that is not this installation's: `evanesce notary show`",
+    ),
+    Advice::new(
+        "log.damaged",
+        Fault::Refusal,
+        "run `evanesce log check`; a file that is lost is made again by the next command that signs",
+    ),
+    Advice::new(
+        "log.diverged",
+        Fault::Refusal,
+        "the ledger is not the one that was signed: restore it, or move ledger and log aside together to start anew",
+    ),
+    Advice::new("log.export", Fault::Environment, "see that there is room where the archive goes"),
+    Advice::new(
+        "log.file",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
         "log.journald",
         Fault::Environment,
         "use --log-to stderr where there is no systemd",
@@ -607,6 +648,37 @@ pub const ADVICE: &[Advice] = &[
         "log.level",
         Fault::Misuse,
         "set EVANESCE_LOG to off, error, warn, info, debug or trace",
+    ),
+    Advice::new(
+        "log.no-artifact",
+        Fault::Misuse,
+        "leave --artifact out: the statement is about a file that its owner has",
+    ),
+    Advice::new(
+        "log.no-entry",
+        Fault::Misuse,
+        "`evanesce log status` says how many entries there are; the first is 0",
+    ),
+    Advice::new(
+        "log.no-entry-of-row",
+        Fault::Misuse,
+        "`evanesce audit show` says which rows hold a statement; the next command that signs adds those that are new",
+    ),
+    Advice::new(
+        "log.none",
+        Fault::Misuse,
+        "run a workload first, or name its state with --state-dir",
+    ),
+    Advice::new("log.not-published", Fault::Misuse, "publish it first with `evanesce log publish`"),
+    Advice::new(
+        "log.other-ledger",
+        Fault::Refusal,
+        "the log is of another ledger: move it aside to start a new one",
+    ),
+    Advice::new(
+        "log.sign",
+        Fault::Environment,
+        "the notary could not sign, see the cause; the next command that signs tries again",
     ),
     Advice::new("man.directory", Fault::Environment, "name a directory that you can write"),
     Advice::new("man.render", Fault::Internal, "report this as a defect"),
@@ -637,6 +709,26 @@ pub const ADVICE: &[Advice] = &[
     Advice::new("notary.public-key", Fault::Environment, "take notary.pem from its backup"),
     Advice::new("notary.signature", Fault::Internal, "report this as a defect"),
     Advice::new(
+        "note.checkpoint",
+        Fault::Refusal,
+        "name a checkpoint of a local log, as `evanesce log status --checkpoint` prints it",
+    ),
+    Advice::new(
+        "note.parse",
+        Fault::Refusal,
+        "name a checkpoint of a local log, as `evanesce log status --checkpoint` prints it",
+    ),
+    Advice::new(
+        "note.signature",
+        Fault::Refusal,
+        "the checkpoint was changed: run `evanesce log check` with one that was kept elsewhere",
+    ),
+    Advice::new(
+        "note.unknown-key",
+        Fault::Refusal,
+        "the checkpoint is by a notary that is not known here: `evanesce notary show`",
+    ),
+    Advice::new(
         "open.entropy",
         Fault::Environment,
         "the kernel has no random bytes: look at the machine",
@@ -645,6 +737,26 @@ pub const ADVICE: &[Advice] = &[
         "open.harden",
         Fault::Environment,
         "allow prctl(2) and setrlimit(2) where evanesce runs",
+    ),
+    Advice::new(
+        "outbox.busy",
+        Fault::Misuse,
+        "another process publishes there: wait for it, or look with `evanesce log status`",
+    ),
+    Advice::new(
+        "outbox.damaged",
+        Fault::Refusal,
+        "remove the file that is named: its entry is then looked up in the target again",
+    ),
+    Advice::new(
+        "outbox.file",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "outbox.no-statement",
+        Fault::Refusal,
+        "the ledger and the log do not belong together: run `evanesce log check`",
     ),
     Advice::new(
         "output-dir.access",
@@ -742,6 +854,36 @@ pub const ADVICE: &[Advice] = &[
         "public-file.write",
         Fault::Environment,
         "see that the directory of the key can be written and its disk is not full",
+    ),
+    Advice::new(
+        "publish.garbage",
+        Fault::Peer,
+        "the server is not a Rekor of the version that the signing configuration says",
+    ),
+    Advice::new(
+        "publish.no-answer",
+        Fault::Environment,
+        "see that the server is up and can be reached; the entry waits",
+    ),
+    Advice::new(
+        "publish.not-verified",
+        Fault::Peer,
+        "do not trust this server, or give its target the trusted root that it belongs to; the entry waits",
+    ),
+    Advice::new(
+        "publish.plain-http",
+        Fault::Misuse,
+        "use https; plain http is for servers on this machine",
+    ),
+    Advice::new(
+        "publish.refused",
+        Fault::Peer,
+        "the server does not take this entry: see what it said",
+    ),
+    Advice::new(
+        "publish.unavailable",
+        Fault::Peer,
+        "the server is out of order or busy: publish again later; the entry waits",
     ),
     Advice::new(
         "rotate.does-not-verify",
@@ -994,6 +1136,28 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "`evanesce ps` lists the workloads that are alive; `evanesce audit receipt` shows the end of others",
     ),
+    Advice::new("target.damaged", Fault::Refusal, "remove the target and add it again"),
+    Advice::new("target.exists", Fault::Misuse, "choose another name, or remove the target first"),
+    Advice::new(
+        "target.file",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "target.no-server",
+        Fault::Misuse,
+        "name a signing configuration with a Rekor that is valid now",
+    ),
+    Advice::new(
+        "target.none",
+        Fault::Misuse,
+        "`evanesce log target list` lists the targets; `evanesce log target add` adds one",
+    ),
+    Advice::new(
+        "target.signing-config",
+        Fault::Misuse,
+        "name a Sigstore signing configuration, v0.2",
+    ),
     Advice::new(
         "systemd.bus",
         Fault::Environment,
@@ -1064,7 +1228,37 @@ pub const ADVICE: &[Advice] = &[
         Fault::Environment,
         "look for a worker that is left with `ps`, and end it",
     ),
+    Advice::new(
+        "trusted-root.parse",
+        Fault::Misuse,
+        "name a Sigstore trusted root, as `evanesce log export --trusted-root` writes it",
+    ),
+    Advice::new(
+        "trusted-root.too-long",
+        Fault::Misuse,
+        "name a Sigstore trusted root, as `evanesce log export --trusted-root` writes it",
+    ),
+    Advice::new(
+        "trusted-root.unusable",
+        Fault::Misuse,
+        "name a trusted root whose keys and certificates can be read",
+    ),
     Advice::new("verify.no-signature-name", Fault::Misuse, "name the signature with --signature"),
+    Advice::new(
+        "verify.no-trusted-root",
+        Fault::Misuse,
+        "name the trusted root of the log with --trusted-root",
+    ),
+    Advice::new(
+        "verify.not-a-receipt",
+        Fault::Misuse,
+        "name a receipt's bundle, or what `audit receipt --format json` prints, and its notary with --notary",
+    ),
+    Advice::new(
+        "verify.not-a-rotation",
+        Fault::Misuse,
+        "name the bundle of a key rotation, from `evanesce log proof`, whose log and notary are trusted",
+    ),
     Advice::new(
         "worker-image.other-worker",
         Fault::Refusal,

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    attest, audit, completions, config, doctor, drill, key, man, notary, playbook, ps, run, shred,
-    sign, stop, verify,
+    attest, audit, completions, config, doctor, drill, key, log as log_command, man, notary,
+    playbook, ps, run, shred, sign, stop, verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
 use crate::context::{Configuration, Context};
@@ -112,6 +112,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Config(config::ConfigArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Log(log_command::LogArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Doctor(doctor::DoctorArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Drill(drill::DrillArgs),
@@ -170,6 +172,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
         Command::Attest(args) => ui.finish(attest::run(&args, &context), failed),
         Command::Config(args) => ui.finish(config::run(&args, &context), failed),
+        Command::Log(args) => ui.finish(log_command::run(&args, &context), failed),
         Command::Doctor(args) => ui.finish(doctor::run(&args), failed),
         Command::Drill(args) => ui.finish(drill::run(&args, &context), failed),
         Command::Playbook(args) => ui.finish(playbook::run(&args, &context), failed),
@@ -188,6 +191,7 @@ fn failed_exit(command: &Command) -> fn(&CommandError) -> Exit {
         Command::Verify(_) => |_| Exit::Misuse,
         Command::Audit(args) if args.is_verify() => |_| Exit::Misuse,
         Command::Attest(args) if args.is_appraise() => |_| Exit::Misuse,
+        Command::Log(args) if args.is_check() => |_| Exit::Misuse,
         _ => CommandError::exit,
     }
 }

@@ -82,6 +82,15 @@ impl<'a> Context<'a> {
         Ok(self.state_dir()?.join("ledger"))
     }
 
+    /// The directory of the local log, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Where no directory is named anywhere.
+    pub fn log_dir(&self) -> Result<PathBuf, CommandError> {
+        Ok(self.state_dir()?.join("log"))
+    }
+
     /// The directory of the notary's public keys, which need not exist.
     ///
     /// # Errors
@@ -110,15 +119,6 @@ impl<'a> Context<'a> {
         self.environment.credentials_directory.clone()
     }
 
-    /// The state directory, which need not exist. For commands that hand it on.
-    ///
-    /// # Errors
-    ///
-    /// Where no directory is named anywhere.
-    pub fn state_path(&self) -> Result<PathBuf, CommandError> {
-        self.state_dir()
-    }
-
     /// The file in which the run of a playbook is kept. The installation is made where there is none,
     /// and the file's directory with it.
     ///
@@ -138,7 +138,12 @@ impl<'a> Context<'a> {
         found.next().map(|(_, value)| value.clone())
     }
 
-    fn state_dir(&self) -> Result<PathBuf, CommandError> {
+    /// The state directory, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// Where none is named anywhere.
+    pub fn state_dir(&self) -> Result<PathBuf, CommandError> {
         let named = self.settings().state_dir.as_ref();
         Ok(directories::state_dir(named.map(|dir| dir.value.as_path()))?)
     }

@@ -184,6 +184,13 @@ coded!(
     evanesce_ledger::ExportError,
     evanesce_ledger::ReadError,
     evanesce_ledger::statement::StatementError,
+    evanesce_transparency::CosignError,
+    evanesce_transparency::ExtendError,
+    evanesce_transparency::LogError,
+    evanesce_transparency::publish::OutboxError,
+    evanesce_transparency::publish::TargetError,
+    evanesce_transparency::trust::TrustedRootError,
+    evanesce_transparency::verify::TrustError,
     evanesce_residue::CanaryFileError,
     evanesce_residue::ScanError,
 );

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use evanesce_ledger::Timestamp;
 use evanesce_protocol::sshsig::HashAlgorithm;
-use sha2::{Sha256, Sha512};
+use sha2::{Digest as _, Sha256, Sha512};
 
 use crate::errors::Coded;
 
@@ -51,6 +51,47 @@ pub fn digest(path: &Path, hash: HashAlgorithm) -> Result<Vec<u8>, ReadError> {
         HashAlgorithm::Sha512 => hash_all::<Sha512>(&mut *reader),
     }
     .map_err(failed)
+}
+
+/// The two digests that a signature record has of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// SHA-256.
+    pub sha256: [u8; 32],
+    /// SHA-512.
+    pub sha512: [u8; 64],
+}
+
+/// Hashes a file of any size, or standard input for `-`, with both hashes in one pass.
+///
+/// # Errors
+///
+/// [`ReadError`].
+pub fn digests(path: &Path) -> Result<Digests, ReadError> {
+    let failed = |source| ReadError::of(path, source);
+    let mut reader: Box<dyn io::Read> = match is_stdin(path) {
+        true => Box::new(io::stdin().lock()),
+        false => Box::new(File::open(path).map_err(failed)?),
+    };
+    let mut both = Both::default();
+    io::copy(&mut reader, &mut both).map_err(failed)?;
+    Ok(Digests { sha256: both.0.finalize().into(), sha512: both.1.finalize().into() })
+}
+
+/// Two hashes that are fed together.
+#[derive(Default)]
+struct Both(Sha256, Sha512);
+
+impl io::Write for Both {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        self.1.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a file that is expected to be small.
@@ -129,8 +170,6 @@ const BUFFER_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use sha2::Digest as _;
-
     use super::*;
 
     #[test]

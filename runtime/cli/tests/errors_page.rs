@@ -10,9 +10,18 @@ use evanesce_cli::advice::ADVICE;
 #[test]
 fn every_code_in_the_source_has_a_row_and_every_row_a_code() {
     let mut found = BTreeSet::new();
-    for package in
-        ["appraisal", "cli", "collateral", "evidence", "launcher", "ledger", "protocol", "residue"]
-    {
+    let packages = [
+        "appraisal",
+        "cli",
+        "collateral",
+        "evidence",
+        "launcher",
+        "ledger",
+        "protocol",
+        "residue",
+        "transparency",
+    ];
+    for package in packages {
         for file in rust_files(&root().join("runtime").join(package).join("src")) {
             found.extend(codes_of(&fs::read_to_string(file).unwrap()));
         }

@@ -23,7 +23,7 @@ use crate::reader::{
     CHECKPOINT, LogDirectory, LogError, LogReader, ROW_BYTES, RowIndex, TileFiles,
 };
 use crate::tile::{self, TilePath};
-use crate::trust::KnownNotary;
+use crate::trust::{HandedOver, KnownNotary};
 
 /// Where the log and the ledger it is of are, and whose checkpoints count.
 #[derive(Clone, Copy, Debug)]
@@ -336,16 +336,18 @@ impl Notaries {
         Some(entry::body(&envelope, self.find(&envelope, row.seq)?))
     }
 
-    /// Each key, since when it signs and until when it did.
-    pub(crate) fn known(&self) -> Vec<KnownNotary> {
+    /// Each key, since when it signs, and when and in which row it handed over.
+    pub(crate) fn known(&self) -> Vec<(KnownNotary, Option<u64>)> {
         let known = self.keys.iter().map(|introduced| {
             let id = introduced.key.id();
             let mut later = self.keys.iter().filter(|other| other.row > introduced.row);
-            KnownNotary {
+            let next = later.find(|other| other.retires == Some(id));
+            let known = KnownNotary {
                 key: introduced.key.clone(),
                 since: Some(introduced.at),
-                until: later.find(|other| other.retires == Some(id)).map(|other| other.at),
-            }
+                until: next.map(|next| HandedOver { at: next.at, place: None }),
+            };
+            (known, next.map(|next| next.row))
         });
         known.collect()
     }

@@ -26,6 +26,7 @@
 
 pub mod bundle;
 pub mod check;
+mod cosign;
 mod crypto;
 pub mod entry;
 mod extend;
@@ -42,10 +43,13 @@ pub mod verify;
 
 pub use bundle::{Bundle, LogEntry};
 pub use check::{KeptFinding, LogFinding, Wrong, check};
+pub use cosign::{CosignError, Cosigned, ParseWitnessKeyError, WitnessKey, keep_cosignature};
 pub use crypto::use_ring;
 pub use extend::{ExtendError, Extended, Sources, extend};
 pub use files::FileError;
 pub use publish::{Outbox, Target};
 pub use reader::{LogDirectory, LogError, LogReader};
 pub use trust::KnownNotary;
-pub use verify::{BundleVerdict, BundleVerifier, Given, verify_bundle};
+pub use verify::{
+    BundleVerdict, BundleVerifier, Given, KnownRotation, KnownRotations, verify_bundle,
+};

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use evanesce_ledger::NotaryKey;
 
+use crate::cosign;
 use crate::extend::Notaries;
 use crate::files::{self, FileError};
 use crate::merkle::{self, NodeHash, Nodes, TILE_WIDTH, Tree};
 use crate::note::{LogCheckpoint, NOTE_BYTES_MAX, NoteError};
 use crate::tile::{self, ENTRY_BYTES_MAX, TilePath};
-use crate::trust::KnownNotary;
+use crate::trust::{KnownNotary, Place};
 
 /// The files of a local log, below the directory of an installation's log.
 #[derive(Clone, Debug)]
@@ -81,6 +82,11 @@ impl LogReader {
         });
         let (note, checkpoint, key) =
             opened.map_err(|source| LogError::Checkpoint { path, source })?;
+        let mut note = note;
+        for line in cosign::read(directory, checkpoint.size)? {
+            note.push_str(&line);
+            note.push('\n');
+        }
         let tiles = TileFiles::new(&directory.tiles(), checkpoint.size);
         Ok(Some(Self { directory: directory.clone(), checkpoint, note, key, tiles }))
     }
@@ -90,7 +96,7 @@ impl LogReader {
         &self.checkpoint
     }
 
-    /// The checkpoint as it is signed.
+    /// The checkpoint as it is signed, with the lines of witnesses that were kept.
     pub fn note(&self) -> &str {
         &self.note
     }
@@ -106,7 +112,20 @@ impl LogReader {
     ///
     /// [`LogError`].
     pub fn notaries(&self) -> Result<Vec<KnownNotary>, LogError> {
-        Ok(Notaries::read(&self.directory)?.known())
+        let known = Notaries::read(&self.directory)?.known().into_iter();
+        known
+            .map(|(mut notary, row)| {
+                if let (Some(until), Some(row)) = (&mut notary.until, row) {
+                    until.place = self.place_of(row)?;
+                }
+                Ok(notary)
+            })
+            .collect()
+    }
+
+    /// The keys that any checkpoint of this log can be signed with.
+    pub(crate) fn known_keys(&self) -> Result<Vec<NotaryKey>, LogError> {
+        Ok(self.notaries()?.into_iter().map(|notary| notary.key).collect())
     }
 
     /// The bytes of an entry.
@@ -193,6 +212,16 @@ impl LogReader {
             }
         }
         Ok(None)
+    }
+
+    /// Where the entry of a row is; `None` where it has none, or none yet.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError`].
+    pub fn place_of(&self, row: u64) -> Result<Option<Place>, LogError> {
+        let origin = self.checkpoint.origin.to_string();
+        Ok(self.index_of(row)?.map(|index| Place { origin, index }))
     }
 
     fn has(&self, index: u64) -> Result<(), LogError> {

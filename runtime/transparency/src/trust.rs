@@ -2,7 +2,7 @@
 
 use evanesce_ledger::{NotaryKey, NotaryKeyId, Timestamp};
 use serde::Serialize;
-use sigstore_trust_root::TrustedRoot;
+pub use sigstore_trust_root::TrustedRoot;
 
 use crate::bundle::{Base64Bytes, LogId, log_id};
 use crate::note::Origin;
@@ -17,8 +17,52 @@ pub struct KnownNotary {
     pub key: NotaryKey,
     /// Since when; `None` where that is not known.
     pub since: Option<Timestamp>,
-    /// When it handed over to another; `None` where it did not, as far as is known.
-    pub until: Option<Timestamp>,
+    /// Its handover to another; `None` where it did not hand over, as far as is known.
+    pub until: Option<HandedOver>,
+}
+
+/// When one key handed over to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HandedOver {
+    /// By the clock of the machine where it did.
+    pub at: Timestamp,
+    /// Where the handover is logged: what comes before it in the same log was signed before it.
+    pub place: Option<Place>,
+}
+
+/// An entry of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The log, as its checkpoint names it.
+    pub origin: String,
+    /// The entry's number there.
+    pub index: u64,
+}
+
+/// Whether something was signed before a handover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// It was: its place in the log, or a time that others vouch for, says so.
+    Before,
+    /// It was not: it is after the handover in the same log.
+    After,
+    /// Nothing tells. A time after the handover does not: a statement may be logged later.
+    Unknown,
+}
+
+impl HandedOver {
+    /// Whether what is logged at `place`, and was signed before `time`, was signed before this.
+    pub fn order(&self, place: Option<&Place>, time: Option<Timestamp>) -> Order {
+        if let (Some(place), Some(own)) = (place, &self.place)
+            && place.origin == own.origin
+        {
+            return if place.index <= own.index { Order::Before } else { Order::After };
+        }
+        match time {
+            Some(time) if time <= self.at => Order::Before,
+            Some(_) | None => Order::Unknown,
+        }
+    }
 }
 
 impl KnownNotary {

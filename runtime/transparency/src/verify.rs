@@ -7,9 +7,10 @@
 use ed25519_dalek::{Signature, VerifyingKey};
 use evanesce_ledger::notary::NotaryRotation;
 use evanesce_ledger::receipt::{KeyFate, Observer};
+use evanesce_ledger::rotation::KeyRotation;
 use evanesce_ledger::statement::{Predicate, StatementError};
 use evanesce_ledger::{
-    NotaryKeyId, Outcome, Receipt, ShredReceipt, SignatureRecord, Statement, Timestamp,
+    FiledReport, NotaryKeyId, Outcome, Receipt, ShredReceipt, SignatureRecord, Statement, Timestamp,
 };
 use evanesce_protocol::commitment::request_of_message;
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
@@ -22,7 +23,7 @@ use sigstore_verify::{PublicKeyVerificationPolicy, Verifier};
 
 use crate::bundle::BUNDLE_BYTES_MAX;
 use crate::crypto;
-use crate::trust::KnownNotary;
+use crate::trust::{HandedOver, KnownNotary, Order, Place};
 
 /// Trust, prepared once for many bundles.
 pub struct BundleVerifier {
@@ -40,14 +41,8 @@ pub struct Given<'a> {
     pub sha512: &'a [u8; 64],
     /// The receipt of the key, whose signature was checked; absent where there is none.
     pub receipt: Option<&'a Receipt>,
-    /// What is known of the generations of keys that live longer than one workload.
-    pub generations: &'a dyn Generations,
-}
-
-/// Says whether a key was the one to sign with, by the rotations that are known.
-pub trait Generations: std::fmt::Debug {
-    /// The standing of a key at a time, or where no time is known, now.
-    fn standing(&self, key: &PublicKey, at: Option<Timestamp>) -> Generation;
+    /// The rotations that are known, of keys that live longer than one workload.
+    pub rotations: &'a KnownRotations,
 }
 
 /// The standing of one generation of a key.
@@ -55,7 +50,7 @@ pub trait Generations: std::fmt::Debug {
 pub enum Generation {
     /// No rotation tells of the key: it is of one workload, or its rotations are not known.
     NotRotated,
-    /// It was the current generation.
+    /// It was the one to sign with.
     Current {
         /// Which: the first is 1.
         number: u64,
@@ -74,13 +69,48 @@ pub enum Generation {
     },
 }
 
-/// No rotations are known.
-#[derive(Clone, Copy, Debug)]
-pub struct NoGenerations;
+/// Rotations that were checked: that both keys and a trusted notary signed them.
+#[derive(Clone, Debug, Default)]
+pub struct KnownRotations(Vec<KnownRotation>);
 
-impl Generations for NoGenerations {
-    fn standing(&self, _key: &PublicKey, _at: Option<Timestamp>) -> Generation {
-        Generation::NotRotated
+/// One rotation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownRotation {
+    /// The successor's generation.
+    pub generation: u64,
+    /// The key that signs no longer.
+    pub retired: PublicKey,
+    /// The key that signs from then on.
+    pub successor: PublicKey,
+    /// When.
+    pub handed_over: HandedOver,
+}
+
+impl KnownRotations {
+    /// Takes rotations that the caller checked.
+    pub fn new(rotations: impl IntoIterator<Item = KnownRotation>) -> Self {
+        Self(rotations.into_iter().collect())
+    }
+
+    /// The standing of a key when it signed what is logged at `place`, before `time`.
+    pub fn standing(
+        &self,
+        key: &PublicKey,
+        place: Option<&Place>,
+        time: Option<Timestamp>,
+    ) -> Generation {
+        if let Some(rotation) = self.0.iter().find(|rotation| rotation.retired == *key) {
+            let (number, at) = (rotation.generation.saturating_sub(1), rotation.handed_over.at);
+            return match rotation.handed_over.order(place, time) {
+                Order::Before => Generation::Current { number },
+                Order::After => Generation::Retired { number, at },
+                Order::Unknown => Generation::RetiredAndUndated { number },
+            };
+        }
+        match self.0.iter().find(|rotation| rotation.successor == *key) {
+            Some(rotation) => Generation::Current { number: rotation.generation },
+            None => Generation::NotRotated,
+        }
     }
 }
 
@@ -119,8 +149,12 @@ pub enum StatementKind {
     Receipt,
     /// The memory of a process was overwritten.
     ShredReceipt,
+    /// One key handed over to another.
+    KeyRotation,
     /// One notary handed over to another.
     NotaryRotation,
+    /// The steps of a playbook were done.
+    PlaybookReport,
     /// Another kind: signed by the notary and logged, and its content not looked at.
     Other,
 }
@@ -206,8 +240,15 @@ impl BundleVerifier {
             .filter_map(|time| u64::try_from(time.as_millisecond()).ok())
             .map(Timestamp::from_unix_ms)
             .min();
-        judge.look_at_time(notary)?;
-        judge.look_at_statement(envelope.payload.as_bytes(), given)
+        if let Some(time) = judge.signed_before {
+            judge.checked.push(format!("signed before {time}, by a log or timestamp authority"));
+        } else {
+            let why = "when it was signed: times in it are the signing machine's word";
+            judge.not_checked.push(why.into());
+        }
+        let reason = judge.look_at_statement(envelope.payload.as_bytes(), given)?;
+        judge.look_at_retirement(notary)?;
+        Ok(reason)
     }
 
     /// The log's key has to be the one that the entry names, and each entry has to be proven.
@@ -373,28 +414,30 @@ struct Judge {
 }
 
 impl Judge {
-    /// A notary that handed over to another does not sign any more.
-    fn look_at_time(&mut self, notary: &KnownNotary) -> Result<(), Flaw> {
-        match (self.signed_before, notary.until) {
-            (Some(at), Some(until)) if at > until => {
-                return Err(Flaw::invalid(format!(
-                    "logged or timestamped at {at}, and its notary was retired at {until}"
-                )));
+    /// A notary that handed over to another does not sign any more; the handover is its last.
+    fn look_at_retirement(&mut self, notary: &KnownNotary) -> Result<(), Flaw> {
+        let Some(until) = &notary.until else {
+            return Ok(());
+        };
+        let at = until.at;
+        match until.order(self.place().as_ref(), self.signed_before) {
+            _ if self.kind == Some(StatementKind::NotaryRotation) => Ok(()),
+            Order::Before => {
+                self.checked.push(format!("signed before its notary was retired at {at}"));
+                Ok(())
             }
-            (Some(at), _) => {
-                self.checked.push(format!("signed before {at}, by a log or timestamp authority"));
+            Order::After => {
+                Err(Flaw::invalid(format!("its notary was retired at {at}, before it was logged")))
             }
-            (None, Some(until)) => {
-                self.not_checked.push(format!(
-                    "whether its notary signed it before it was retired at {until}: no time"
-                ));
-            }
-            (None, None) => {
-                self.not_checked
-                    .push("when it was signed: times in it are the signing machine's word".into());
-            }
+            Order::Unknown => Err(Flaw::unknown(format!(
+                "its notary was retired at {at}, and whether it signed this before is not known"
+            ))),
         }
-        Ok(())
+    }
+
+    fn place(&self) -> Option<Place> {
+        let log = self.log.as_ref()?;
+        Some(Place { origin: log.origin.clone(), index: log.index })
     }
 
     fn look_at_statement(&mut self, payload: &[u8], given: &Given<'_>) -> Result<String, Flaw> {
@@ -409,6 +452,8 @@ impl Judge {
             SignatureRecord::TYPE => self.signature(&open(payload)?, given),
             Receipt::TYPE => self.receipt(&open(payload)?),
             ShredReceipt::TYPE => self.shred_receipt(&open(payload)?),
+            FiledReport::TYPE => self.playbook_report(&open(payload)?),
+            KeyRotation::TYPE => self.key_rotation(&open(payload)?),
             NotaryRotation::TYPE => {
                 let rotation: NotaryRotation = open(payload)?;
                 self.kind = Some(StatementKind::NotaryRotation);
@@ -455,7 +500,8 @@ impl Judge {
     }
 
     fn generation(&mut self, key: &PublicKey, given: &Given<'_>) -> Result<(), Flaw> {
-        match given.generations.standing(key, self.signed_before) {
+        let place = self.place();
+        match given.rotations.standing(key, place.as_ref(), self.signed_before) {
             Generation::NotRotated => {
                 self.not_checked.push("rotations: none is known of this key".into());
             }
@@ -474,6 +520,18 @@ impl Judge {
             }
         }
         Ok(())
+    }
+
+    fn key_rotation(&mut self, rotation: &KeyRotation) -> Result<String, Flaw> {
+        self.kind = Some(StatementKind::KeyRotation);
+        self.public_key = Some(rotation.successor);
+        if let Some(key) = rotation.missing_signature() {
+            return Err(Flaw::invalid(format!("{key} did not sign the handover")));
+        }
+        self.checked.push("both keys signed the handover".into());
+        self.not_checked.push("the rotations before it: `key history` does".into());
+        let KeyRotation { generation, retired, .. } = rotation;
+        Ok(format!("{retired} handed over to generation {generation} of the key"))
     }
 
     /// What became of the key, by a receipt that the caller checked.
@@ -516,6 +574,16 @@ impl Judge {
         }
         self.not_checked.push("the shredding itself: it is the word of the observers".into());
         Ok(format!("a known notary signed the shred receipt of process {}", receipt.process.pid))
+    }
+
+    fn playbook_report(&mut self, report: &FiledReport) -> Result<String, Flaw> {
+        self.kind = Some(StatementKind::PlaybookReport);
+        if !report.is_consistent() {
+            return Err(Flaw::invalid("the report claims more than its steps allow".into()));
+        }
+        self.not_checked
+            .push("that the steps did what they say: it is their reporter's word".into());
+        Ok(format!("a known notary signed what was reported of playbook {}", report.playbook))
     }
 
     fn conclude(self, outcome: Outcome, reason: String) -> BundleVerdict {

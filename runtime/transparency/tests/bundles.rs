@@ -13,22 +13,25 @@ use std::path::{Path, PathBuf};
 
 use ed25519_dalek::{Signer as _, SigningKey};
 use evanesce_ledger::record::{ArtifactRecord, Sha512Digest, SshSignature};
-use evanesce_ledger::row::{NotaryRow, StatementRow};
+use evanesce_ledger::rotation::{HandoverSignatures, KeyRotation, KeySignature};
+use evanesce_ledger::row::{KeyRotatedRow, NotaryRow, StatementRow};
 use evanesce_ledger::{Envelope, Event, NewRow, Outcome, Predicate as _, SignatureRecord};
 use evanesce_protocol::commitment::request_of_message;
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
 use evanesce_protocol::{Digest, KeyUse, PublicKey};
-use evanesce_transparency::trust::{local_trusted_root, parse_trusted_root};
-use evanesce_transparency::verify::{Generation, Generations, NoGenerations, StatementKind};
+use evanesce_transparency::trust::{
+    HandedOver, Order, Place, local_trusted_root, parse_trusted_root,
+};
+use evanesce_transparency::verify::StatementKind;
 use evanesce_transparency::{
-    Bundle, BundleVerdict, Given, KnownNotary, LogDirectory, LogReader, Sources, entry, extend,
-    verify_bundle,
+    Bundle, BundleVerdict, Given, KnownNotary, KnownRotation, KnownRotations, LogDirectory,
+    LogReader, Sources, entry, extend, verify_bundle,
 };
 use ledgers::{Life, TestNotary, at};
 use serde_json::Value;
 use sha2::{Digest as _, Sha512};
 
-const KINDS: [&str; 3] = ["signature", "receipt", "rotation"];
+const KINDS: [&str; 4] = ["signature", "receipt", "key-rotation", "notary-rotation"];
 
 /// One bundle and all that is needed to judge it.
 struct Sample {
@@ -54,18 +57,18 @@ impl Sample {
     }
 
     fn verify_with(&self, bundle: &[u8], notaries: &[KnownNotary]) -> BundleVerdict {
-        self.judge(bundle, notaries, &NoGenerations)
+        self.judge(bundle, notaries, &KnownRotations::default())
     }
 
     fn judge(
         &self,
         bundle: &[u8],
         notaries: &[KnownNotary],
-        generations: &dyn Generations,
+        rotations: &KnownRotations,
     ) -> BundleVerdict {
         let sha512 = Sha512::digest(&self.artifact).into();
         let sha256 = Digest::of(&self.artifact);
-        let given = Given { sha256, sha512: &sha512, receipt: None, generations };
+        let given = Given { sha256, sha512: &sha512, receipt: None, rotations };
         let root = parse_trusted_root(&self.root).unwrap();
         verify_bundle(bundle, root, notaries, &given).unwrap()
     }
@@ -102,12 +105,17 @@ fn tlog_entry(json: &mut Value) -> &mut Value {
 /// They are in other people's hands: whatever is changed here, these hold for ever.
 #[test]
 fn the_frozen_bundles_of_all_kinds_hold() {
-    let kinds = [StatementKind::Signature, StatementKind::Receipt, StatementKind::NotaryRotation];
+    let kinds = [
+        StatementKind::Signature,
+        StatementKind::Receipt,
+        StatementKind::KeyRotation,
+        StatementKind::NotaryRotation,
+    ];
     for (kind, expected) in KINDS.iter().zip(kinds) {
         let verdict = Sample::frozen(kind).verify();
         assert_eq!(verdict.outcome, Outcome::Trusted, "{kind}: {}", verdict.reason);
         assert_eq!(verdict.kind, Some(expected));
-        assert_eq!(verdict.log.unwrap().size, 3);
+        assert_eq!(verdict.log.unwrap().size, 4);
         assert!(!verdict.not_checked.is_empty());
     }
 }
@@ -149,7 +157,7 @@ fn what_was_changed_is_refused_with_the_reason() {
         refused("proof hash", sample.changed(proof), "inclusion proof");
         let checkpoint = |json: &mut Value| {
             let envelope = &mut tlog_entry(json)["inclusionProof"]["checkpoint"]["envelope"];
-            *envelope = envelope.as_str().unwrap().replacen("\n3\n", "\n4\n", 1).into();
+            *envelope = envelope.as_str().unwrap().replacen("\n4\n", "\n5\n", 1).into();
         };
         refused("checkpoint", sample.changed(checkpoint), "checkpoint");
         let time = |json: &mut Value| tlog_entry(json)["integratedTime"] = "1795313400".into();
@@ -168,6 +176,14 @@ fn what_was_changed_is_refused_with_the_reason() {
             json["verificationMaterial"]["publicKey"]["hint"] = "another".into();
         };
         refused("hint", sample.changed(other_hint), "different keys");
+        // Of another key that is known as well: the signature decides, not the name.
+        let other = TestNotary::new(2).key;
+        let mut swapped = sample.json();
+        swapped["verificationMaterial"]["publicKey"]["hint"] = other.id().to_string().into();
+        swapped["dsseEnvelope"]["signatures"][0]["keyid"] = other.id().to_string().into();
+        let known = [&sample.notary.key, &other].map(|key| KnownNotary::of_key(key.clone()));
+        let verdict = sample.verify_with(&serde_json::to_vec(&swapped).unwrap(), &known);
+        refused("swapped key", verdict, "signature");
         for end in (0..sample.bundle.len() - 1).step_by(97) {
             let notary = [KnownNotary::of_key(sample.notary.key.clone())];
             let verdict = sample.verify_with(&sample.bundle[..end], &notary);
@@ -219,26 +235,53 @@ fn fifty_megabytes_of_nesting_are_refused_at_once() {
     assert_eq!(verdict.outcome, Outcome::Invalid);
 }
 
+/// The rotation is entry 2 of the sample's log, the signature entry 0.
 #[test]
 fn a_signature_by_a_generation_that_was_retired_before_is_refused() {
-    #[derive(Debug)]
-    struct Fixed(Generation);
-    impl Generations for Fixed {
-        fn standing(
-            &self,
-            _key: &PublicKey,
-            _at: Option<evanesce_ledger::Timestamp>,
-        ) -> Generation {
-            self.0
-        }
-    }
     let sample = Sample::frozen("signature");
     let notaries = [KnownNotary::of_key(sample.notary.key.clone())];
-    let outcome = |generation| sample.judge(&sample.bundle, &notaries, &Fixed(generation)).outcome;
+    let verdict = sample.verify();
+    let (key, origin) = (verdict.public_key.unwrap(), verdict.log.unwrap().origin);
+    let outcome = |index: Option<u64>, retired: bool| {
+        let other = PublicKey::from_bytes([9; 32]);
+        let (retired, successor) = if retired { (key, other) } else { (other, key) };
+        let place = index.map(|index| Place { origin: origin.clone(), index });
+        let handed_over = HandedOver { at: at(2), place };
+        let rotation = KnownRotation { generation: 2, retired, successor, handed_over };
+        let verdict = sample.judge(&sample.bundle, &notaries, &KnownRotations::new([rotation]));
+        (verdict.outcome, verdict.reason)
+    };
 
-    assert_eq!(outcome(Generation::Current { number: 2 }), Outcome::Trusted);
-    assert_eq!(outcome(Generation::Retired { number: 1, at: at(0) }), Outcome::Invalid);
-    assert_eq!(outcome(Generation::RetiredAndUndated { number: 1 }), Outcome::UnknownSigner);
+    assert_eq!(outcome(Some(2), true).0, Outcome::Trusted, "it signed before");
+    assert_eq!(outcome(Some(2), false).0, Outcome::Trusted, "it signed after");
+    let undated = outcome(None, true);
+    assert_eq!(undated.0, Outcome::UnknownSigner, "{}", undated.1);
+
+    let place = Place { origin: origin.clone(), index: 1 };
+    let after = HandedOver { at: at(0), place: Some(Place { index: 0, ..place.clone() }) };
+    assert_eq!(after.order(Some(&place), None), Order::After);
+    let elsewhere = Place { origin: "another".into(), index: 0 };
+    assert_eq!(after.order(Some(&elsewhere), None), Order::Unknown);
+    assert_eq!(after.order(Some(&elsewhere), Some(at(0))), Order::Before);
+    assert_eq!(after.order(Some(&elsewhere), Some(at(1))), Order::Unknown);
+}
+
+/// A statement of a notary that had handed over before counts for nothing; the handover does.
+#[test]
+fn what_a_retired_notary_signed_counts_by_its_place_in_the_log() {
+    for (kind, expected) in [
+        ("signature", Outcome::Trusted),
+        ("key-rotation", Outcome::Invalid),
+        ("notary-rotation", Outcome::Trusted),
+    ] {
+        let sample = Sample::frozen(kind);
+        let origin = sample.verify().log.unwrap().origin;
+        let place = Some(Place { origin, index: 1 });
+        let until = Some(HandedOver { at: at(0), place });
+        let notary = KnownNotary { since: None, until, key: sample.notary.key.clone() };
+        let verdict = sample.verify_with(&sample.bundle, &[notary]);
+        assert_eq!(verdict.outcome, expected, "{kind}: {}", verdict.reason);
+    }
 }
 
 /// Makes the frozen samples. They are made once and never again: whoever runs this breaks what is
@@ -291,11 +334,33 @@ fn make_the_samples() {
     let Ok(receipt) = receipt.sign(notary.key.id(), |bytes| notary.sign(bytes));
     let row = evanesce_ledger::row::ReceiptRow { envelope: receipt.clone() };
     life.append(&mut ledger, Event::Receipt(row));
+    let next = SigningKey::from_bytes(&[8; 32]);
+    let successor = PublicKey::from_bytes(next.verifying_key().to_bytes());
+    let unsigned = HandoverSignatures {
+        retired: KeySignature::from_bytes([0; 64]),
+        successor: KeySignature::from_bytes([0; 64]),
+    };
+    let mut handover = KeyRotation {
+        ledger: ledgers::LEDGER,
+        generation: 2,
+        retired: public_key,
+        successor,
+        at: at(2),
+        previous: None,
+        reason: "quarterly".into(),
+        signatures: unsigned,
+    };
+    let bytes = handover.handover().signed_bytes();
+    let by = |key: &SigningKey| KeySignature::from_bytes(key.sign(&bytes).to_bytes());
+    handover.signatures = HandoverSignatures { retired: by(&key), successor: by(&next) };
+    let Ok(handover) = handover.sign(notary.key.id(), |bytes| notary.sign(bytes));
+    let row = KeyRotatedRow { envelope: handover.clone() };
+    ledger.append(&[NewRow::of_ledger(at(2), Event::KeyRotated(row))]).unwrap();
     let rotation = evanesce_ledger::notary::NotaryRotation {
         ledger: ledgers::LEDGER,
         retired: notary.key.id(),
         successor: second.key.clone(),
-        at: at(2),
+        at: at(3),
         reason: "yearly".into(),
     };
     let Ok(rotation) = rotation.sign(|bytes| notary.sign(bytes));
@@ -304,7 +369,7 @@ fn make_the_samples() {
         public_key: second.key.clone(),
         rotation: Some(rotation.clone()),
     };
-    ledger.append(&[NewRow::of_ledger(at(2), Event::Notary(row))]).unwrap();
+    ledger.append(&[NewRow::of_ledger(at(3), Event::Notary(row))]).unwrap();
 
     let keys = [notary.key.clone()];
     let sources = Sources { log: &log, ledger: &ledger_dir, keys: &keys };
@@ -314,10 +379,15 @@ fn make_the_samples() {
     let root = local_trusted_root(&reader.checkpoint().origin, &known);
     fs::write(samples().join("trusted_root.json"), root).unwrap();
     fs::write(samples().join("notary.pem"), notary.key.to_pem()).unwrap();
-    let artifacts = [artifact, public_key.as_bytes().to_vec(), second.key.spki().to_vec()];
+    let artifacts = [
+        artifact,
+        public_key.as_bytes().to_vec(),
+        successor.as_bytes().to_vec(),
+        second.key.spki().to_vec(),
+    ];
     for (index, (kind, artifact)) in KINDS.iter().zip(artifacts).enumerate() {
         let entries = [reader.log_entry(index as u64).unwrap()];
-        let envelope = [&record, &receipt, &rotation][index];
+        let envelope = [&record, &receipt, &handover, &rotation][index];
         let bundle = Bundle::new(envelope, &entries, &[]).to_json();
         fs::write(samples().join(format!("{kind}.sigstore.json")), bundle).unwrap();
         fs::write(samples().join(format!("{kind}.artifact")), artifact).unwrap();

@@ -11,12 +11,16 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use base64ct::{Base64, Encoding as _};
+use ed25519_dalek::{Signer as _, SigningKey};
 use evanesce_ledger::row::StatementRow;
 use evanesce_ledger::{Envelope, Event, Ledger, NewRow, NotaryKey, P256Signature, Reader};
+use evanesce_protocol::Digest;
 use evanesce_transparency::merkle::{self, NodeHash};
 use evanesce_transparency::note::{LogCheckpoint, verifier_key};
 use evanesce_transparency::{
     Extended, KeptFinding, LogDirectory, LogFinding, LogReader, Sources, Wrong, check, extend,
+    keep_cosignature,
 };
 use ledgers::{TestNotary, at, failed, open, small_ledger};
 
@@ -307,6 +311,57 @@ fn the_verifier_key_line_has_name_hint_and_key() {
     let line = verifier_key(&log.checkpoint().origin, &site.notary.key);
     let id = site.notary.key.id().digest().to_hex();
     assert!(line.starts_with(&format!("{}+{}+A", log.checkpoint().origin, &id[..8])), "{line}");
+}
+
+/// A witness's line under a checkpoint stays with it; one that does not hold is not taken.
+#[test]
+fn the_line_of_a_witness_is_checked_and_kept() {
+    let site = Site::new();
+    site.small();
+    site.extend();
+    let mut log = site.open();
+    let witness = Witness::new();
+    let (note, key) = (witness.cosign(log.note()), witness.key.parse().unwrap());
+
+    let kept = keep_cosignature(&site.log, &mut log, &note, &key).unwrap();
+    keep_cosignature(&site.log, &mut log, &note, &key).unwrap();
+
+    assert_eq!((kept.witness.as_str(), kept.size), ("witness.example", 1));
+    assert_eq!(site.open().note(), note);
+    assert!(site.check(Some(&note)).holds());
+    let spoilt = note.replacen("\n1\n", "\n2\n", 1);
+    let refused = keep_cosignature(&site.log, &mut log, &spoilt, &key).unwrap_err();
+    assert_eq!(refused.code(), "note.signature");
+    let unsigned = fs::read_to_string(site.log.tiles().join("checkpoint")).unwrap();
+    let refused = keep_cosignature(&site.log, &mut log, &unsigned, &key).unwrap_err();
+    assert_eq!(refused.code(), "cosign.not-signed");
+}
+
+struct Witness {
+    private: SigningKey,
+    hint: [u8; 4],
+    key: String,
+}
+
+impl Witness {
+    fn new() -> Self {
+        let private = SigningKey::from_bytes(&[3; 32]);
+        let typed = [&[4], private.verifying_key().as_bytes().as_slice()].concat();
+        let id = Digest::of_parts(&[b"witness.example\n", &typed]);
+        let hint: [u8; 4] = id.as_bytes()[..4].try_into().unwrap();
+        let key =
+            format!("witness.example+{}+{}", hex::encode(hint), Base64::encode_string(&typed));
+        Self { private, hint, key }
+    }
+
+    fn cosign(&self, note: &str) -> String {
+        let text = &note[..note.find("\n\n").unwrap() + 1];
+        let time: u64 = 1_795_313_400;
+        let message = format!("cosignature/v1\ntime {time}\n{text}");
+        let signature = self.private.sign(message.as_bytes()).to_bytes();
+        let value = [&self.hint[..], &time.to_be_bytes(), &signature].concat();
+        format!("{note}\u{2014} witness.example {}\n", Base64::encode_string(&value))
+    }
 }
 
 #[test]

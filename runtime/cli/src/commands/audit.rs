@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use evanesce_ledger::{
     CheckpointFinding, Completeness, Envelope, Event, Exported, FiledReport, FoundReceipt,
-    NotaryKey, Outcome, Reader, Receipt, Row, ShredReceipt, Statement, Verdict,
+    NotaryKey, Outcome, Reader, Receipt, Row, ShredReceipt, SignatureRecord, Statement, Verdict,
 };
 use evanesce_protocol::WorkloadId;
 use serde::Serialize;
@@ -317,7 +317,7 @@ impl Report for AuditReport {
     }
 }
 
-const fn exit_of(outcome: Outcome) -> Exit {
+pub(crate) const fn exit_of(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Trusted => Exit::Success,
         Outcome::Invalid => Exit::Failure,
@@ -325,7 +325,7 @@ const fn exit_of(outcome: Outcome) -> Exit {
     }
 }
 
-fn render_verdict(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn render_verdict(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
     let (style, word) = match verdict.outcome {
         Outcome::Trusted => (GOOD, "trusted"),
         Outcome::Invalid => (BAD, "invalid"),
@@ -394,12 +394,20 @@ fn render_row(row: &Row, out: &mut dyn Write) -> io::Result<()> {
             let found = &attested.attestation;
             format!("evidence={} provider={}", found.evidence, found.provider)
         }
+        Event::Statement(row) => statement_summary(&row.envelope),
         Event::Reported(reported) => report_summary(&reported.envelope),
         Event::Checkpoint(_) => String::new(),
         Event::Notary(notary) => notary.key_id.to_string(),
         _ => members(&event),
     };
     writeln!(out, "{:>6}  {}  {workload:<24}  {name:<9}  {FAINT}{detail}{FAINT:#}", row.seq, row.at)
+}
+
+fn statement_summary(envelope: &Envelope) -> String {
+    match Statement::<SignatureRecord>::parse_unverified(envelope) {
+        Ok(statement) => format!("{} was signed", statement.predicate().artifact.name),
+        Err(_) => "a statement of another kind".into(),
+    }
 }
 
 fn receipt_summary(envelope: &Envelope) -> String {
@@ -543,7 +551,7 @@ impl ExportReport {
 /// An archive is no text.
 #[derive(Debug, thiserror::Error)]
 #[error("an archive is not for a terminal")]
-struct TerminalError;
+pub(crate) struct TerminalError;
 
 impl Coded for TerminalError {
     fn code(&self) -> &'static str {
@@ -554,8 +562,8 @@ impl Coded for TerminalError {
 /// The workload has no receipt.
 #[derive(Debug, thiserror::Error)]
 #[error("the ledger has no receipt of workload {workload}")]
-struct NoReceiptError {
-    workload: WorkloadId,
+pub(crate) struct NoReceiptError {
+    pub(crate) workload: WorkloadId,
 }
 
 impl Coded for NoReceiptError {

@@ -7,6 +7,7 @@ pub mod config;
 pub mod doctor;
 pub mod drill;
 pub mod key;
+pub mod log;
 pub mod man;
 pub mod notary;
 pub mod plan;

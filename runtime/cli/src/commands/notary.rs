@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::errors::{Coded, CommandError};
+use crate::local_log;
 use crate::receipt_text;
 use crate::ui::{FAINT, Report};
 
@@ -71,6 +72,9 @@ pub fn run(args: &NotaryArgs, context: &Context<'_>) -> Result<NotaryReport, Com
         NotaryCommand::Rotate(args) => (notary.rotate(&args.reason)?, false),
         NotaryCommand::Show(args) => (notary.show()?.ok_or(NoNotaryError)?, args.allowed_signers),
     };
+    if matches!(args.command, NotaryCommand::Rotate(_)) {
+        local_log::grow(context, &launcher);
+    }
     Ok(NotaryReport::new(info, only_line))
 }
 

@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
 use crate::files;
+use crate::local_log;
 use crate::new_file::{self, Existing};
 use crate::playbook::{Playbook, Step};
 use crate::receipt_text::name_of;
@@ -224,7 +225,7 @@ impl Tools {
         }
         let mut variables = vec![
             ("PATH".to_owned(), path),
-            ("EVANESCE_STATE_DIR".to_owned(), context.state_path()?.into()),
+            ("EVANESCE_STATE_DIR".to_owned(), context.state_dir()?.into()),
         ];
         variables.extend(settings.iter().map(|(name, value)| (name.clone(), value.into())));
         Ok(Self { _links: links, variables })
@@ -340,13 +341,15 @@ impl Follower<'_> {
     fn file(&self, state: &State, last: Option<FiledStep>) -> Result<RunReport, CommandError> {
         let mut steps = state.steps.clone();
         steps.extend(last);
-        let filed = self.context.launcher()?.file_report(ReportDraft {
+        let launcher = self.context.launcher()?;
+        let filed = launcher.file_report(ReportDraft {
             playbook: self.playbook.name.clone(),
             text: self.playbook.digest(),
             began: state.began,
             ended: clock::now(),
             steps,
         })?;
+        local_log::grow(self.context, &launcher);
         Ok(RunReport { report: filed.report, report_row: filed.row, resumed: 0 })
     }
 }

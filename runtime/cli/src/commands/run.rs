@@ -23,7 +23,9 @@ use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
+use crate::local_log;
 use crate::new_file::{self, Existing};
+use crate::publisher::{Publishing, PublishingArgs};
 use crate::receipt_text;
 use crate::ui::{self, Report, Stream};
 
@@ -73,6 +75,9 @@ pub struct RunArgs {
 
     #[command(flatten)]
     seal: SealArgs,
+
+    #[command(flatten)]
+    publish: PublishingArgs,
 
     /// Write the signed receipt to FILE
     #[arg(long, value_name = "FILE")]
@@ -183,6 +188,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         new_file::check(path, existing)?;
     }
     // Before there is a key: no key for a command that cannot be started.
+    args.publish.check(context)?;
     let command = CommandLine::resolve(&args.command, context.variables())?;
     let plan = args.plan(context, command.name())?;
     args.key.source.warn(context);
@@ -193,7 +199,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
         context.ui().say(&format!("evanesce: workload {id} signs with {key}"));
     }
     let (public_key, outcome) = (*workload.public_key(), workload.run(&command));
-    let (ended, rotated) = end(&launcher, workload, &outcome, order.as_ref())?;
+    let (ended, rotated) = end(context, &launcher, workload, &outcome, order.as_ref())?;
     let mut report = RunReport::new(public_key, outcome, &ended, args.quiet);
     match rotated {
         None => {}
@@ -216,10 +222,12 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
             report.fail(error, Exit::Refused);
         }
     }
+    report.publishing = args.publish.publish(context)?;
     Ok(report)
 }
 
 fn end(
+    context: &Context<'_>,
     launcher: &Launcher,
     workload: Workload<'_>,
     outcome: &Result<CommandEnd, RunError>,
@@ -233,9 +241,18 @@ fn end(
     let ended = match order {
         Some(order) => launcher
             .end_rotated(workload, reason, order)
-            .map(|(ended, rotated)| (ended, Some(rotated))),
-        None => workload.end(reason).map(|ended| (ended, None)),
+            .map(|(ended, rotated)| (ended, Some(rotated), None)),
+        None => {
+            workload.end_keeping_notary(reason).map(|(ended, notary)| (ended, None, Some(notary)))
+        }
     };
+    let ended = ended.map(|(ended, rotated, notary)| {
+        match notary {
+            Some(notary) => local_log::grow_with(context, notary),
+            None => local_log::grow(context, launcher),
+        }
+        (ended, rotated)
+    });
     ended.map_err(|source| FateError {
         id,
         command: match outcome {
@@ -258,6 +275,7 @@ pub struct RunReport {
     receipt_row: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation: Option<HandoverReport>,
+    publishing: Option<Publishing>,
     #[serde(skip)]
     exit: Exit,
     #[serde(skip)]
@@ -281,6 +299,7 @@ impl RunReport {
             receipt: ended.receipt.clone(),
             receipt_row: ended.row,
             rotation: None,
+            publishing: None,
             exit,
             quiet,
         };
@@ -318,6 +337,11 @@ impl Report for RunReport {
             if let Some(rotation) = &self.rotation {
                 rotation.render(err)?;
             }
+        }
+        match &self.publishing {
+            None => {}
+            Some(Publishing::Done) if self.quiet => {}
+            Some(publishing) => writeln!(err, "published {publishing}")?,
         }
         match (&self.error, self.command) {
             (Some(error), Some(end)) => {

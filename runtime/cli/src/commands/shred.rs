@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::errors::{Coded, CommandError};
 use crate::exit::Exit;
+use crate::local_log;
 use crate::receipt_text::{counted, name_of};
 use crate::ui::{BAD, FAINT, GOOD, Report};
 
@@ -46,7 +47,9 @@ pub fn run(args: &ShredArgs, context: &Context<'_>) -> Result<ShredReport, Comma
     if !args.yes {
         confirm(&target, context)?;
     }
-    let Shredded { receipt, row, .. } = context.launcher()?.shred(&target)?;
+    let launcher = context.launcher()?;
+    let Shredded { receipt, row, .. } = launcher.shred(&target)?;
+    local_log::grow(context, &launcher);
     Ok(ShredReport { receipt, receipt_row: row })
 }
 

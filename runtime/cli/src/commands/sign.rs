@@ -1,16 +1,18 @@
 //! `sign`: sign files with a key that exists for this one call.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use base64ct::{Base64, Encoding as _};
-use evanesce_launcher::{EndReason, Plan, Workload};
+use evanesce_launcher::{EndReason, Ended, NotarySession, Plan, Recorded, SignedFile, Workload};
 use evanesce_ledger::Receipt;
 use evanesce_ledger::receipt::KeyFate;
-use evanesce_protocol::PublicKey;
+use evanesce_ledger::record::{ArtifactRecord, Sha512Digest as Sha512Record, SshSignature};
 use evanesce_protocol::grant::{Grant, Grants, Namespace};
 use evanesce_protocol::limits::CONTEXT_BYTES_MAX;
 use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
+use evanesce_protocol::{Digest, PublicKey};
 use serde::Serialize;
 use ssh_key::Certificate;
 
@@ -22,7 +24,8 @@ use crate::configuration::Layer;
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
-use crate::files;
+use crate::files::{self, Digests};
+use crate::local_log::LocalLog;
 use crate::new_file::{self, Existing};
 use crate::receipt_text;
 use crate::signature::{self, Flaw, Intact, Prehashed};
@@ -32,13 +35,15 @@ use crate::ui::{self, Report};
 ///
 /// Makes a key inside a worker, signs every FILE with it, destroys the key and prints its receipt.
 /// The signature of FILE goes to FILE.sig, in the format of `ssh-keygen -Y sign`, with the
-/// certificate of this installation's notary inside; that of `-` goes to standard output.
+/// certificate of this installation's notary inside; that of `-` goes to standard output. The
+/// notary's record of it, with the proof that it is in the local log, goes to FILE.sigstore.json, a
+/// Sigstore bundle.
 #[derive(Debug, clap::Args)]
 #[command(
     group = clap::ArgGroup::new("what").args(["files", "digest"]).required(true),
     after_help = "\
 Examples:
-  evanesce sign release.tar                      writes release.tar.sig
+  evanesce sign release.tar       writes release.tar.sig and release.tar.sigstore.json
   tar c src | evanesce sign - > src.tar.sig      signs what is piped in
   evanesce sign --digest sha512:$(sha512sum release.tar | cut -d' ' -f1)
 
@@ -78,6 +83,10 @@ pub struct SignArgs {
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// Write no Sigstore bundle
+    #[arg(long)]
+    no_bundle: bool,
+
     /// Replace signature files that exist
     #[arg(long)]
     force: bool,
@@ -92,7 +101,7 @@ pub struct SignArgs {
 pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, CommandError> {
     let existing = Existing::of_force(args.force);
     let jobs = args.jobs()?;
-    for target in jobs.iter().filter_map(|job| job.target.as_deref()) {
+    for target in jobs.iter().flat_map(Job::targets) {
         new_file::check(target, existing)?;
     }
     let evidence_files = args.evidence_files();
@@ -103,20 +112,38 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
     let launcher = context.launcher()?;
     let mut workload = launcher.start(args.plan(context))?;
     let signed = sign_all(&mut workload, &jobs);
-    let ended = workload.end(match signed {
+    if let Ok(signed) = &signed {
+        for file in signed.iter().filter_map(|signed| signed.file.clone()) {
+            workload.record_signature(file);
+        }
+    }
+    let ended = workload.end_keeping_notary(match signed {
         Ok(_) => EndReason::CommandEnded,
         Err(_) => EndReason::Failed,
     });
-    let (signed, ended) = (signed?, ended?);
-    let mut outputs = Vec::new();
-    for (job, text) in jobs.iter().zip(signed) {
+    let (signed, (ended, mut notary)) = (signed?, ended?);
+    let logged = log_records(context, &mut notary, &ended);
+    notary.close()?;
+    let mut report = SignReport::new(&ended);
+    let mut records = ended.records.iter();
+    for (job, signed) in jobs.iter().zip(signed) {
         if let Some(path) = &job.target {
-            new_file::write(path, text.as_bytes(), existing)?;
+            new_file::write(path, signed.text.as_bytes(), existing)?;
         }
-        outputs.push(SignedOutput {
+        let record = signed.file.as_ref().and_then(|_| records.next());
+        let bundle = match (&logged, record, &job.bundle) {
+            (Ok(bundles), Some(record), Some(path)) => {
+                let bundle = &bundles[&record.row];
+                new_file::write(path, bundle.as_bytes(), existing)?;
+                Some(path.clone())
+            }
+            _ => None,
+        };
+        report.outputs.push(SignedOutput {
             input: job.name.clone(),
             written: job.target.clone(),
-            signature: job.target.is_none().then_some(text),
+            bundle,
+            signature: job.target.is_none().then_some(signed.text),
         });
     }
     if let Some(evidence) = &ended.evidence {
@@ -126,11 +153,27 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
             new_file::write(path, format!("{}\n", evidence.to_json()).as_bytes(), existing)?;
         }
     }
-    let error = (ended.fate == KeyFate::Unproven).then(|| {
-        let id = ended.receipt.workload.clone();
-        CommandError::from(UnprovenError { id }).to_record()
-    });
-    Ok(SignReport { outputs, error, receipt: ended.receipt, receipt_row: ended.row })
+    // The signatures are there all the same, and the next command that signs grows the log.
+    if let Err(error) = logged {
+        report.error.get_or_insert(error.to_record());
+    }
+    Ok(report)
+}
+
+/// Grows the local log by what was signed; returns the bundles of the records, by their rows.
+fn log_records(
+    context: &Context<'_>,
+    notary: &mut NotarySession,
+    ended: &Ended,
+) -> Result<BTreeMap<u64, String>, CommandError> {
+    let local = LocalLog::of(context)?;
+    local.extend_with(notary)?;
+    let mut log = local.open()?;
+    let bundle = |recorded: &Recorded| -> Result<_, CommandError> {
+        let bundle = local.bundle(&mut log, &recorded.envelope, recorded.row)?;
+        Ok((recorded.row, bundle))
+    };
+    ended.records.iter().map(bundle).collect()
 }
 
 impl SignArgs {
@@ -167,12 +210,22 @@ impl SignArgs {
                 name: format!("sha512:{}", hex::encode(digest.0)),
                 work: Work::Digest { digest: digest.0, context: self.context.clone() },
                 target: self.output.clone(),
+                bundle: None,
             }]);
         }
         if self.output.is_some() && self.files.len() > 1 {
             return Err(SignError::OneOutput { files: self.files.len() }.into());
         }
         self.files.iter().map(|path| self.file_job(path)).collect()
+    }
+
+    /// A bundle goes beside the file, or beside `--output`; standard input has no name.
+    fn bundle_path(&self, path: &Path) -> Option<PathBuf> {
+        match (self.no_bundle, &self.output, files::is_stdin(path)) {
+            (true, _, _) | (false, None, true) => None,
+            (false, Some(output), _) => Some(bundle_path(output)),
+            (false, None, false) => Some(bundle_path(path)),
+        }
     }
 
     fn file_job(&self, path: &Path) -> Result<Job, CommandError> {
@@ -184,9 +237,11 @@ impl SignArgs {
         Ok(Job {
             name: path.display().to_string(),
             work: Work::File {
-                digest: files::digest(path, HashAlgorithm::Sha512)?,
+                digests: files::digests(path)?,
                 namespace: self.namespace.clone(),
+                name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             },
+            bundle: self.bundle_path(path),
             target,
         })
     }
@@ -201,9 +256,12 @@ pub(crate) fn evidence_path(file: &Path) -> PathBuf {
 
 /// `FILE.sig`.
 pub(crate) fn signature_path(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".sig");
-    name.into()
+    file.with_added_extension("sig")
+}
+
+/// `FILE.sigstore.json`.
+pub(crate) fn bundle_path(file: &Path) -> PathBuf {
+    file.with_added_extension("sigstore.json")
 }
 
 /// One signature to make, and where it goes: a file, or the report.
@@ -211,32 +269,60 @@ struct Job {
     name: String,
     work: Work,
     target: Option<PathBuf>,
+    /// Where the bundle goes, if there is to be one.
+    bundle: Option<PathBuf>,
+}
+
+impl Job {
+    fn targets(&self) -> impl Iterator<Item = &Path> {
+        self.target.iter().chain(&self.bundle).map(PathBuf::as_path)
+    }
+}
+
+/// One signature that was made and checked.
+struct Signed {
+    text: String,
+    /// What the notary is to record of it.
+    file: Option<SignedFile>,
 }
 
 enum Work {
-    File { digest: Vec<u8>, namespace: Namespace },
+    File { digests: Digests, namespace: Namespace, name: String },
     Digest { digest: [u8; 64], context: String },
 }
 
 /// Makes the text of every signature, each checked before it counts.
-fn sign_all(workload: &mut Workload<'_>, jobs: &[Job]) -> Result<Vec<String>, CommandError> {
+fn sign_all(workload: &mut Workload<'_>, jobs: &[Job]) -> Result<Vec<Signed>, CommandError> {
     let certificate_line = workload.certificate_line().to_owned();
     let certificate = Certificate::from_openssh(&certificate_line)
         .and_then(|certificate| certificate.to_bytes())
         .map_err(SignError::Certificate)?;
     let public_key = *workload.public_key();
     let mut agent = AgentClient::connect(&workload.agent_socket())?;
-    let mut texts = Vec::new();
+    let mut all = Vec::new();
     for job in jobs {
-        texts.push(match &job.work {
-            Work::File { digest, namespace } => {
-                let namespace = namespace.as_str();
+        all.push(match &job.work {
+            Work::File { digests, namespace, name } => {
+                let (namespace, digest) = (namespace.as_str(), &digests.sha512);
                 let hash = HashAlgorithm::Sha512;
                 let data = SignedData { namespace, hash, message_digest: digest };
                 let signature = agent.sign(&certificate, &data.to_bytes())?;
                 let envelope = signature::seal(&certificate, namespace, &signature);
-                Intact::open(&envelope, digest, namespace).map_err(SignError::Check)?;
-                envelope.to_armoured()
+                let intact = Intact::open(&envelope, digest, namespace);
+                let request = intact.map_err(SignError::Check)?.request;
+                let file = job.bundle.is_some().then(|| SignedFile {
+                    artifact: ArtifactRecord {
+                        name: name.clone(),
+                        sha256: Digest::from_bytes(digests.sha256),
+                        sha512: Sha512Record::from_bytes(*digest),
+                    },
+                    signature: SshSignature {
+                        namespace: namespace.to_owned(),
+                        value: signature.to_vec(),
+                    },
+                    request,
+                });
+                Signed { text: envelope.to_armoured(), file }
             }
             Work::Digest { digest, context } => {
                 let signature = agent.sign_digest(&certificate, context.as_bytes(), digest)?;
@@ -251,11 +337,12 @@ fn sign_all(workload: &mut Workload<'_>, jobs: &[Job]) -> Result<Vec<String>, Co
                     public_key,
                     certificate: certificate_line.trim_end(),
                 };
-                serde_json::to_string_pretty(&document).expect("plain data") + "\n"
+                let text = serde_json::to_string_pretty(&document).expect("plain data") + "\n";
+                Signed { text, file: None }
             }
         });
     }
-    Ok(texts)
+    Ok(all)
 }
 
 /// What was signed, and what became of the key.
@@ -272,6 +359,8 @@ pub struct SignReport {
 struct SignedOutput {
     input: String,
     written: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bundle: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     signature: Option<String>,
 }
@@ -301,6 +390,15 @@ impl Report for SignReport {
 }
 
 impl SignReport {
+    fn new(ended: &Ended) -> Self {
+        let error = (ended.fate == KeyFate::Unproven).then(|| {
+            let id = ended.receipt.workload.clone();
+            CommandError::from(UnprovenError { id }).to_record()
+        });
+        let (receipt, receipt_row) = (ended.receipt.clone(), ended.row);
+        Self { outputs: Vec::new(), error, receipt, receipt_row }
+    }
+
     /// Whether standard output carries a signature.
     fn is_on_output(&self) -> bool {
         self.outputs.iter().any(|output| output.signature.is_some())
@@ -310,6 +408,9 @@ impl SignReport {
         for output in &self.outputs {
             if let Some(path) = &output.written {
                 writeln!(out, "signed    {} → {}", output.input, path.display())?;
+            }
+            if let Some(path) = &output.bundle {
+                writeln!(out, "logged    {} → {}", output.input, path.display())?;
             }
         }
         receipt_text::write(&self.receipt, self.receipt_row, out)

@@ -1,5 +1,7 @@
 //! `verify`: check a signature, who stands behind it, and what became of its key.
 
+mod bundle;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use evanesce_protocol::{Digest, PublicKey};
 use serde::Serialize;
 use ssh_key::Certificate;
 
+use self::bundle::{Asked, BundleArgs, BundleReport};
 use crate::attestation::{self, AttestationOutcome, AttestationRecord, Bundle};
 use crate::clock;
 use crate::commands::attest::appraise::read_policy;
@@ -35,6 +38,9 @@ use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
 /// notary, or one named with --notary, certified for the time of the signature; a plain key is
 /// trusted only where a receipt in the ledger lists this very signature.
 ///
+/// With --bundle it checks a Sigstore bundle instead: the notary's record of a signature, a receipt
+/// or a rotation, and the proof that it is in a log. It does so offline; nothing is asked of any server.
+///
 /// Exits 0 where the signer is trusted, 1 where the signature is invalid, 2 where something could
 /// not be read, and 3 where the signature is intact but nobody vouches for its signer.
 #[derive(Debug, clap::Args)]
@@ -43,7 +49,9 @@ Examples:
   evanesce verify release.tar
   evanesce verify release.tar --notary build-host.pub --at 2026-11-22T02:10:00Z
   evanesce verify - --signature src.tar.sig < src.tar
-  evanesce verify release.tar --policy policy.toml --evidence release.tar.evidence.json")]
+  evanesce verify release.tar --policy policy.toml --evidence release.tar.evidence.json
+  evanesce verify release.tar --bundle release.tar.sigstore.json --offline \\
+    --trusted-root trusted_root.json --notary build-host.pub")]
 pub struct VerifyArgs {
     /// The file, or - for standard input
     #[arg(value_name = "FILE")]
@@ -85,6 +93,8 @@ pub struct VerifyArgs {
 
     #[command(flatten)]
     roots: RootArgs,
+    #[command(flatten)]
+    bundle: BundleArgs,
 }
 
 impl VerifyArgs {
@@ -108,7 +118,18 @@ impl VerifyArgs {
 ///
 /// Where a file cannot be read, or the signature is of a kind that is not checked here. A signature
 /// that does not hold is a report.
-pub fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<VerifyReport, CommandError> {
+pub fn run(args: &VerifyArgs, context: &Context<'_>) -> Result<AnyReport, CommandError> {
+    match &args.bundle.bundle {
+        Some(bundle) => {
+            let asked = Asked { file: &args.file, bundle, notaries: &args.notaries };
+            bundle::run(&asked, &args.bundle, context)
+                .map(|report| AnyReport::Bundle(Box::new(report)))
+        }
+        None => run_signature(args, context).map(|report| AnyReport::Signature(Box::new(report))),
+    }
+}
+
+fn run_signature(args: &VerifyArgs, context: &Context<'_>) -> Result<VerifyReport, CommandError> {
     let signature_file = args.signature_file()?;
     let text = files::read_small(&signature_file, SIGNATURE_BYTES_MAX)?;
     let report = |intact: Option<&Intact>, judgement, receipt| VerifyReport {
@@ -330,6 +351,32 @@ fn receipt_of_certificate(
 fn opened_receipt(envelope: &evanesce_ledger::Envelope, keys: &[NotaryKey]) -> Option<Receipt> {
     let key = keys.iter().find(|key| key.id() == envelope.key_id())?;
     Statement::<Receipt>::open(envelope, key).ok().map(Statement::into_predicate)
+}
+
+/// The verdict, by a signature file or by a bundle.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum AnyReport {
+    /// By a signature file.
+    Signature(Box<VerifyReport>),
+    /// By a bundle.
+    Bundle(Box<BundleReport>),
+}
+
+impl Report for AnyReport {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Signature(report) => report.exit(),
+            Self::Bundle(report) => report.exit(),
+        }
+    }
+
+    fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Self::Signature(report) => report.render(out),
+            Self::Bundle(report) => report.render(out),
+        }
+    }
 }
 
 /// The verdict on one file.

@@ -15,6 +15,8 @@ use crate::commands::run::UnprovenError;
 use crate::context::Context;
 use crate::errors::{CommandError, ErrorRecord};
 use crate::exit::Exit;
+use crate::local_log;
+use crate::publisher::{Publishing, PublishingArgs};
 use crate::receipt_text;
 use crate::ui::{self, FAINT};
 
@@ -41,9 +43,13 @@ pub struct RotateArgs {
 
     #[command(flatten)]
     strength: StrengthArgs,
+
+    #[command(flatten)]
+    publish: PublishingArgs,
 }
 
 pub(super) fn run(args: &RotateArgs, context: &Context<'_>) -> Result<RotateReport, CommandError> {
+    args.publish.check(context)?;
     let order = RotationOrder {
         file: &args.file,
         seal: args.seal.seal()?,
@@ -54,8 +60,12 @@ pub(super) fn run(args: &RotateArgs, context: &Context<'_>) -> Result<RotateRepo
         reason: args.reason.clone(),
         degraded: args.strength.degraded(context),
     };
-    let rotated = context.launcher()?.rotate_key(&order)?;
-    Ok(RotateReport::new(args.file.clone(), rotated))
+    let launcher = context.launcher()?;
+    let rotated = launcher.rotate_key(&order)?;
+    local_log::grow(context, &launcher);
+    let mut report = RotateReport::new(args.file.clone(), rotated);
+    report.publishing = args.publish.publish(context)?;
+    Ok(report)
 }
 
 /// A key that handed over.
@@ -67,6 +77,7 @@ pub struct RotateReport {
     error: Option<ErrorRecord>,
     receipt: Option<Receipt>,
     receipt_row: Option<u64>,
+    publishing: Option<Publishing>,
     #[serde(skip)]
     unproven: Option<ErrorRecord>,
 }
@@ -118,6 +129,7 @@ impl RotateReport {
             error: unproven.clone(),
             receipt_row: rotated.ended.as_ref().map(|ended| ended.row),
             receipt: rotated.ended.map(|ended| ended.receipt),
+            publishing: None,
             unproven,
         }
     }
@@ -139,6 +151,9 @@ impl Rendered for RotateReport {
         match (&self.receipt, self.receipt_row) {
             (Some(receipt), Some(row)) => receipt_text::write(receipt, row, err)?,
             _ => writeln!(err, "an interrupted rotation was ended; run it again for another one")?,
+        }
+        if let Some(publishing) = &self.publishing {
+            writeln!(err, "published {publishing}")?;
         }
         self.unproven.as_ref().map_or(Ok(()), |error| ui::write_error(error, err))
     }
