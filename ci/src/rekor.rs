@@ -79,11 +79,9 @@ impl fmt::Display for RekorReport {
     }
 }
 
-/// Builds a Go program into `tools`; one thread, since it takes minutes.
+/// Builds a Go program into `tools`, which takes minutes.
 fn install(tools: &Path, module: &str) -> Result<(), ProgramError> {
-    let mut go = Command::new("nice");
-    go.args(["go", "install", module]).env("GOBIN", tools).env("GOFLAGS", "-p=1");
-    output(&mut go).map(drop)
+    output(Command::new("go").args(["install", module]).env("GOBIN", tools)).map(drop)
 }
 
 fn install_verifier(node: &Path) -> Result<(), ProgramError> {
