@@ -81,11 +81,10 @@ fn what_a_key_signed_before_it_was_rotated_still_verifies() {
     }
     let here = installation();
     here.file("file", "contents");
-    let shell =
-        |line: &str| here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0);
-    shell("\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
-    shell("\"$0\" sign file --key release.age --passphrase-fd 3 3< <(echo secret)");
+    shell(&here, "\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
+    shell(&here, "\"$0\" sign file --key release.age --passphrase-fd 3 3< <(echo secret)");
     shell(
+        &here,
         "\"$0\" key rotate release.age --passphrase-fd 3 --new-passphrase-fd 4 \
          3< <(echo secret) 4< <(echo secret)",
     );
@@ -117,15 +116,14 @@ fn what_a_key_signs_after_it_was_rotated_is_refused() {
     }
     let here = installation();
     here.file("file", "contents");
-    let shell =
-        |line: &str| here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0);
-    shell("\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
-    shell("mkdir -m 700 kept && cp -p release.age* kept/");
+    shell(&here, "\"$0\" key new release.age --new-passphrase-fd 3 3< <(echo secret)");
+    shell(&here, "mkdir -m 700 kept && cp -p release.age* kept/");
     shell(
+        &here,
         "\"$0\" key rotate release.age --passphrase-fd 3 --new-passphrase-fd 4 \
          3< <(echo secret) 4< <(echo secret)",
     );
-    shell("\"$0\" sign file --key kept/release.age --passphrase-fd 3 3< <(echo secret)");
+    shell(&here, "\"$0\" sign file --key kept/release.age --passphrase-fd 3 3< <(echo secret)");
 
     let verify = ["verify", "file", "--bundle", "file.sigstore.json"];
     let refused = here.run(&verify).expect_status(1);
@@ -238,4 +236,9 @@ fn add_target(here: &evanesce_tests::Installation, url: &str) {
     here.file("root.json", root.to_string());
     let add = ["log", "target", "add", "test", "--signing-config", "config.json"];
     here.run(&[&add[..], &["--trusted-root", "root.json"]].concat()).expect_status(0);
+}
+
+/// Runs a line of bash, in which `$0` is the command.
+fn shell(here: &evanesce_tests::Installation, line: &str) {
+    here.evanesce_under(&["bash", "-c", line], [""; 0]).output().expect_status(0);
 }

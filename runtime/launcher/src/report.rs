@@ -5,7 +5,7 @@ use evanesce_ledger::report::{
 };
 use evanesce_ledger::row::ReportedRow;
 use evanesce_ledger::shred::LedgerHead;
-use evanesce_ledger::{AppendError, Event, Timestamp};
+use evanesce_ledger::{AppendError, Event, Predicate as _, Timestamp};
 use evanesce_protocol::Digest;
 
 use crate::host;

@@ -21,7 +21,9 @@ use evanesce_ledger::rotation::{
     HandoverSignatures, HistoryEntry, KeyRotation, KeySignature, history,
 };
 use evanesce_ledger::row::KeyRotatedRow;
-use evanesce_ledger::{AppendError, Event, LedgerId, NewRow, NotaryKeys, ReadError, Reader};
+use evanesce_ledger::{
+    AppendError, Event, LedgerId, NewRow, NotaryKeys, Predicate as _, ReadError, Reader,
+};
 use evanesce_protocol::control::{Load, LoadSource, Strength, TerminalUse};
 use evanesce_protocol::custody::Seal;
 use evanesce_protocol::rotation::REASON_BYTES_MAX;

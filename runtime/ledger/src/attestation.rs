@@ -6,9 +6,7 @@ use serde_json::Value;
 use evanesce_protocol::evidence::{Nonce, NotaryPoint};
 use evanesce_protocol::{Digest, PublicKey};
 
-use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, P256Signature};
-use crate::statement::{Predicate, Statement, Subject};
+use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
 /// Evidence that was collected for a key: enough to know it again.
@@ -82,21 +80,6 @@ impl Predicate for AttestationResult {
             Some(key) => Subject::new("attested key", key.digest()),
             None => Subject::new("attested installation", self.evidence),
         }
-    }
-}
-
-impl AttestationResult {
-    /// Has the result signed by whoever appraised.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
     }
 }
 

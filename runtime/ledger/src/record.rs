@@ -6,9 +6,7 @@ use evanesce_protocol::{Digest, KeyUse, PublicKey, WorkloadId};
 
 use crate::base64;
 use crate::checkpoint::LedgerId;
-use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, P256Signature};
-use crate::statement::{Predicate, Statement, Subject};
+use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
 /// What the notary signs where a key of this installation signed a file.
@@ -42,21 +40,6 @@ impl Predicate for SignatureRecord {
     fn subject(&self) -> Subject {
         let ArtifactRecord { name, sha256, sha512 } = &self.artifact;
         Subject::new(name.clone(), *sha256).with_sha512(sha512.clone())
-    }
-}
-
-impl SignatureRecord {
-    /// Has the record signed by the notary.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
     }
 }
 
@@ -132,6 +115,7 @@ pub struct ParseSha512Error;
 mod tests {
     use super::*;
     use crate::notary::tests::TestNotary;
+    use crate::statement::Statement;
 
     fn record() -> SignatureRecord {
         SignatureRecord {

@@ -4,11 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use evanesce_protocol::Digest;
 
-use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, P256Signature};
 use crate::receipt::HostFacts;
 use crate::shred::LedgerHead;
-use crate::statement::{Predicate, Statement, Subject};
+use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
 
 /// Steps in one report.
@@ -54,19 +52,6 @@ impl Predicate for FiledReport {
 }
 
 impl FiledReport {
-    /// Has the report signed by the notary.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
-    }
-
     /// Whether the outcome is the one that the steps allow.
     pub fn is_consistent(&self) -> bool {
         self.outcome == ReportOutcome::of(&self.steps)

@@ -9,7 +9,7 @@ use evanesce_protocol::{Digest, PublicKey};
 use crate::base64;
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
-use crate::notary::{NotaryKeyId, NotaryKeys, P256Signature};
+use crate::notary::{NotaryKeyId, NotaryKeys};
 use crate::read::{ReadError, Reader};
 use crate::row::{Event, Row};
 use crate::statement::{Predicate, Statement, StatementError, Subject};
@@ -111,19 +111,6 @@ impl KeyRotation {
             .into_iter()
             .find(|(key, signature)| !signature.is_by(key, &bytes))
             .map(|(key, _)| key)
-    }
-
-    /// Has the notary sign it.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `sign` returns.
-    pub fn sign<E>(
-        self,
-        key: NotaryKeyId,
-        sign: impl FnMut(&[u8]) -> Result<P256Signature, E>,
-    ) -> Result<Envelope, E> {
-        Statement::of(self).sign(key, sign)
     }
 }
 

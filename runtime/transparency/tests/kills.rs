@@ -20,12 +20,10 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use evanesce_ledger::row::StatementRow;
-use evanesce_ledger::{Event, LedgerId, NewRow, SignatureRecord};
 use evanesce_transparency::publish::{Http, Outbox, Pause, TargetName};
 use evanesce_transparency::{KeptFinding, LogDirectory, LogReader, Sources, check, extend};
 use ledgers::{TestNotary, at, audit};
-use support::{Manner, Server};
+use support::{Manner, Server, record_row};
 
 const ROUNDS: u32 = 60;
 
@@ -128,22 +126,6 @@ fn rounds(rounds: u32) {
 #[expect(clippy::print_stdout, reason = "a test that prints its figures")]
 fn print_figures(text: &str) {
     println!("{text}");
-}
-
-fn record_row(notary: &TestNotary, number: u64) -> NewRow {
-    let record: SignatureRecord = serde_json::from_value(serde_json::json!({
-        "workload": format!("w-{number}"),
-        "artifact": {"name": "a", "sha256": format!("sha256:{:064x}", number), "sha512": "5".repeat(128)},
-        "public_key": format!("ed25519:{}", "7".repeat(64)),
-        "use": "message",
-        "signature": {"namespace": "file", "value": "AAAA"},
-        "request": format!("sha256:{}", "1".repeat(64)),
-        "ledger": LedgerId::from_bytes([1; 32]),
-        "at": at(1),
-    }))
-    .unwrap();
-    let Ok(envelope) = record.sign(notary.key.id(), |bytes| notary.sign(bytes));
-    NewRow::of_ledger(at(1), Event::Statement(StatementRow { envelope }))
 }
 
 /// Numbers that repeat with their seed: xorshift.

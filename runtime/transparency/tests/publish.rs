@@ -11,15 +11,14 @@ use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use evanesce_ledger::row::StatementRow;
-use evanesce_ledger::{Event, Ledger, LedgerId, NewRow, Outcome, SignatureRecord};
+use evanesce_ledger::{Ledger, Outcome};
 use evanesce_transparency::KnownRotations;
 use evanesce_transparency::publish::{Http, Outbox, Pause, Published, Stopped, TargetName};
 use evanesce_transparency::{
     Bundle, Given, LogDirectory, LogReader, Sources, extend, verify_bundle,
 };
 use ledgers::{TestNotary, at};
-use support::{Manner, Server};
+use support::{Manner, Server, record_row};
 
 struct Site {
     dir: tempfile::TempDir,
@@ -78,22 +77,6 @@ impl Site {
             .unwrap();
         (published, waited)
     }
-}
-
-fn record_row(notary: &TestNotary, number: u64) -> NewRow {
-    let record: SignatureRecord = serde_json::from_value(serde_json::json!({
-        "workload": format!("w-{number}"),
-        "artifact": {"name": "a", "sha256": format!("sha256:{:064x}", number), "sha512": "5".repeat(128)},
-        "public_key": format!("ed25519:{}", "7".repeat(64)),
-        "use": "message",
-        "signature": {"namespace": "file", "value": "AAAA"},
-        "request": format!("sha256:{}", "1".repeat(64)),
-        "ledger": LedgerId::from_bytes([1; 32]),
-        "at": at(1),
-    }))
-    .unwrap();
-    let Ok(envelope) = record.sign(notary.key.id(), |bytes| notary.sign(bytes));
-    NewRow::of_ledger(at(1), Event::Statement(StatementRow { envelope }))
 }
 
 fn failure(published: &Published) -> (&str, &str) {

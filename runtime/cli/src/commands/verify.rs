@@ -436,14 +436,19 @@ impl Report for VerifyReport {
             let fate = receipt_text::fate(receipt.key.fate);
             writeln!(out, "fate         {fate}, at {} by the receipt", receipt.times.ended)?;
         }
-        for line in checked {
-            writeln!(out, "checked      {FAINT}{line}{FAINT:#}")?;
-        }
-        for line in not_checked {
-            writeln!(out, "not checked  {FAINT}{line}{FAINT:#}")?;
-        }
-        Ok(())
+        write_checks(out, checked, not_checked)
     }
+}
+
+/// What was checked and what was not, a line each.
+fn write_checks(out: &mut dyn Write, checked: &[String], not_checked: &[String]) -> io::Result<()> {
+    for line in checked {
+        writeln!(out, "checked      {FAINT}{line}{FAINT:#}")?;
+    }
+    for line in not_checked {
+        writeln!(out, "not checked  {FAINT}{line}{FAINT:#}")?;
+    }
+    Ok(())
 }
 
 /// Why there is nothing to verify.

@@ -8,12 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use base64ct::{Base64, Encoding as _};
+use evanesce_ledger::row::StatementRow;
+use evanesce_ledger::{Event, LedgerId, NewRow, Predicate as _, SignatureRecord};
 use evanesce_transparency::merkle::{Edge, FullTile, NodeHash, Nodes, Tree};
 use evanesce_transparency::publish::TargetFiles;
 use evanesce_transparency::tile::{TilePath, encode_hashes, push_entry};
 use serde_json::{Value, json};
 
-use crate::ledgers::TestNotary;
+use crate::ledgers::{TestNotary, at};
 
 /// How a server behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -289,4 +291,21 @@ impl Nodes for Tiles {
             }
         })
     }
+}
+
+/// A row with the record of a signature; `number` tells it from others.
+pub(crate) fn record_row(notary: &TestNotary, number: u64) -> NewRow {
+    let record: SignatureRecord = serde_json::from_value(serde_json::json!({
+        "workload": format!("w-{number}"),
+        "artifact": {"name": "a", "sha256": format!("sha256:{:064x}", number), "sha512": "5".repeat(128)},
+        "public_key": format!("ed25519:{}", "7".repeat(64)),
+        "use": "message",
+        "signature": {"namespace": "file", "value": "AAAA"},
+        "request": format!("sha256:{}", "1".repeat(64)),
+        "ledger": LedgerId::from_bytes([1; 32]),
+        "at": at(1),
+    }))
+    .unwrap();
+    let Ok(envelope) = record.sign(notary.key.id(), |bytes| notary.sign(bytes));
+    NewRow::of_ledger(at(1), Event::Statement(StatementRow { envelope }))
 }

@@ -25,7 +25,7 @@ use crate::exit::Exit;
 use crate::files;
 use crate::local_log::LocalLog;
 use crate::trust;
-use crate::ui::{BAD, FAINT, GOOD, Report, UNSURE};
+use crate::ui::{BAD, GOOD, Report, UNSURE};
 
 /// What only bundles need.
 #[derive(Debug, clap::Args)]
@@ -263,13 +263,7 @@ impl Report for BundleReport {
         if let Some(key) = public_key {
             writeln!(out, "key          {key}")?;
         }
-        for line in checked {
-            writeln!(out, "checked      {FAINT}{line}{FAINT:#}")?;
-        }
-        for line in not_checked {
-            writeln!(out, "not checked  {FAINT}{line}{FAINT:#}")?;
-        }
-        Ok(())
+        super::write_checks(out, checked, not_checked)
     }
 }
 
