@@ -321,7 +321,7 @@ fn at_a_terminal_ctrl_c_reaches_the_command_and_a_stopped_job_goes_on() {
         "session.py",
         "import os, pty, select, sys\n\
          pid, terminal = pty.fork()\n\
-         if pid == 0: os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])\n\
+         if pid == 0: os.execvp('bash', ['bash', '--noediting', '--norc', '--noprofile', '-i'])\n\
          seen = ''\n\
          def until(text):\n\
          \x20   global seen\n\
@@ -334,16 +334,18 @@ fn at_a_terminal_ctrl_c_reaches_the_command_and_a_stopped_job_goes_on() {
          until('command runs')\n\
          say('\\x1a'); until('Stopped')\n\
          say('echo status $((40 + 2)); fg\\n'); until('status 42')\n\
-         say('again\\n'); until('went on')\n\
+         open('again', 'w').close(); until('went on')\n\
          say('\\x03'); until('interrupted'); until('destroyed')\n\
          say('echo ended with $?\\n'); until('ended with 7')\n",
     );
     // A file of its own: the shell prints a job's line when it stops and when it goes on, and what
-    // the command says must not be in it.
+    // the command says must not be in it. It reads nothing from the terminal: a read that is being
+    // stopped can still take what was typed for the shell.
     let command = here.file(
         "command.sh",
         "trap 'echo interrupted; exit 7' INT; echo command runs\n\
-         read word; echo went on; while :; do read word || sleep 0.1; done\n",
+         while [ ! -e again ]; do sleep 0.05; done\n\
+         echo went on; while :; do sleep 0.1; done\n",
     );
     let job = format!(
         "{} run --workload-id job -- sh {}",
