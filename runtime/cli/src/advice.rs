@@ -1136,28 +1136,6 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "`evanesce ps` lists the workloads that are alive; `evanesce audit receipt` shows the end of others",
     ),
-    Advice::new("target.damaged", Fault::Refusal, "remove the target and add it again"),
-    Advice::new("target.exists", Fault::Misuse, "choose another name, or remove the target first"),
-    Advice::new(
-        "target.file",
-        Fault::Environment,
-        "see that the state directory can be written and its disk is not full",
-    ),
-    Advice::new(
-        "target.no-server",
-        Fault::Misuse,
-        "name a signing configuration with a Rekor that is valid now",
-    ),
-    Advice::new(
-        "target.none",
-        Fault::Misuse,
-        "`evanesce log target list` lists the targets; `evanesce log target add` adds one",
-    ),
-    Advice::new(
-        "target.signing-config",
-        Fault::Misuse,
-        "name a Sigstore signing configuration, v0.2",
-    ),
     Advice::new(
         "systemd.bus",
         Fault::Environment,
@@ -1222,6 +1200,28 @@ pub const ADVICE: &[Advice] = &[
         "systemd.worker-file",
         Fault::Environment,
         "see that root alone can write /var/lib/evanesce-worker and that its disk is not full, or install the package's worker",
+    ),
+    Advice::new("target.damaged", Fault::Refusal, "remove the target and add it again"),
+    Advice::new("target.exists", Fault::Misuse, "choose another name, or remove the target first"),
+    Advice::new(
+        "target.file",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "target.no-server",
+        Fault::Misuse,
+        "name a signing configuration with a Rekor that is valid now",
+    ),
+    Advice::new(
+        "target.none",
+        Fault::Misuse,
+        "`evanesce log target list` lists the targets; `evanesce log target add` adds one",
+    ),
+    Advice::new(
+        "target.signing-config",
+        Fault::Misuse,
+        "name a Sigstore signing configuration, v0.2",
     ),
     Advice::new(
         "trial.kill",

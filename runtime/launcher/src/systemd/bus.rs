@@ -75,7 +75,7 @@ impl Connecting {
     }
 }
 
-/// A transient unit that was asked for. systemd keeps it until it is released or the launcher ends.
+/// A transient unit that was asked for. systemd keeps it until its end was seen or the launcher ends.
 #[derive(Debug)]
 pub(crate) struct Unit {
     connection: Connection,
@@ -159,23 +159,28 @@ impl Unit {
         Ok(readback::check(&self.plan, &seen)?)
     }
 
-    /// Says, of a worker that is gone, what systemd saw of its end.
+    /// Says, of a worker that is gone, what systemd saw of its end, and has systemd forget the unit.
     pub(crate) fn see_end(&self, gone: Gone) -> Gone {
         let deadline = Instant::now() + END_TIMEOUT;
-        while Instant::now() < deadline {
+        let mut seen = None;
+        while seen.is_none() && Instant::now() < deadline {
             match self.main_status() {
-                Ok(Some(status)) => return gone.told_by_systemd(status),
+                Ok(Some(status)) => seen = Some(status),
                 Ok(None) => pause(LOOK_AGAIN),
                 Err(_) => break,
             }
         }
-        gone
-    }
-
-    /// Has systemd forget the unit, and waits until it has: its name may be used again.
-    pub(crate) fn release(self) {
         // What could not be asked for happens by itself when the connection closes.
         self.call(MANAGER_PATH, MANAGER, "UnrefUnit", &(self.name(),)).ok();
+        match seen {
+            Some(status) => gone.told_by_systemd(status),
+            None => gone,
+        }
+    }
+
+    /// Waits until systemd has forgotten the unit of a worker that is gone: its name may be used
+    /// again.
+    pub(crate) fn release(self) {
         let deadline = Instant::now() + END_TIMEOUT;
         while Instant::now() < deadline
             && self.call(MANAGER_PATH, MANAGER, "GetUnit", &(self.name(),)).is_ok()
