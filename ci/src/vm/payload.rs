@@ -56,8 +56,8 @@ impl Programs {
         let debug = target_directory()?.join("debug/evanesce");
         if appraiser.is_none() {
             let mut build = cargo();
-            build.args(["build", "--quiet", "--locked", "--package", "evanesce"]);
-            show(build.args(["--bin", "evanesce", "--features", "danger-replaced-roots"]))?;
+            build.args(["build", "--quiet", "--locked", "--bin", "evanesce"]);
+            show(build.args(["--features", "evanesce/danger-replaced-roots"]))?;
         }
         Ok(Self {
             appraiser: appraiser.map_or(debug, Path::to_owned),
