@@ -35,7 +35,7 @@ pub(crate) fn run(args: &RekorArgs) -> Result<RekorReport, ProgramError> {
             ]),
         )?;
     }
-    show(cargo().args(["build", "--locked", "--bin", "evanesce"]))?;
+    show(cargo().args(["build", "--release", "--locked", "--bin", "evanesce"]))?;
     let target = target_directory()?;
     let (tools, node) = (target.join("go-tools"), target.join("node-tools"));
     let mut skipped = Vec::new();
@@ -59,7 +59,7 @@ pub(crate) fn run(args: &RekorArgs) -> Result<RekorReport, ProgramError> {
     show(
         Command::new("python3")
             .arg(repository().join("ci/rekor/rekor.py"))
-            .arg(target.join("debug/evanesce"))
+            .arg(target.join("release/evanesce"))
             .args([&tools, &node, &work]),
     )?;
     Ok(RekorReport { skipped })

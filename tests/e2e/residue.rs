@@ -381,8 +381,10 @@ fn build_with(feature: &str) -> PathBuf {
     let target = builds.join("mutants");
     take_over(&builds.join("worker-build/worker"), &target.join("worker-build/worker"));
     take_over(&builds.join("debug"), &target.join("debug"));
+    // With the features of everything's tests, as this test's own libraries were compiled. A test of
+    // this package has its programs built.
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "--bin", PROGRAM_NAME])
+        .args(["test", "--no-run", "--quiet", "--locked", "--workspace", "--test", "kills"])
         .arg("--target-dir")
         .arg(&target)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
