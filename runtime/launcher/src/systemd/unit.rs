@@ -268,9 +268,10 @@ pub(crate) const FLAGS: &[&str] = &[
 ];
 
 /// What a worker calls until its own filter, which is much narrower, is in force: the C library's
-/// start, the walls and the guarded memory; and all that the worker's own filter allows. Calls by
-/// name, not systemd's groups: it compiles its filter anew for each start, and several hundred calls
-/// take it 10 ms.
+/// start, the walls and the guarded memory; all that the worker's own filter allows; and what systemd
+/// itself calls between its filter and the worker, where it logs for debugging. Calls by name, not
+/// systemd's groups: it compiles its filter anew for each start, and several hundred calls take it
+/// 10 ms.
 pub(crate) const CALLS: &[&str] = &[
     "accept4",
     "access",
@@ -280,6 +281,7 @@ pub(crate) const CALLS: &[&str] = &[
     "capset",
     "close",
     "close_range",
+    "connect",
     "epoll_create1",
     "epoll_ctl",
     "epoll_pwait",
@@ -327,10 +329,13 @@ pub(crate) const CALLS: &[&str] = &[
     "sched_getaffinity",
     "seccomp",
     "sendmsg",
+    "sendto",
     "set_robust_list",
     "set_tid_address",
+    "setsockopt",
     "sigaltstack",
     "signalfd4",
+    "socket",
     "tgkill",
     "timer_create",
     "timer_delete",
@@ -339,6 +344,7 @@ pub(crate) const CALLS: &[&str] = &[
     "timerfd_settime",
     "uname",
     "write",
+    "writev",
 ];
 
 /// Calls that no worker's unit may have, whatever systemd's groups are.
