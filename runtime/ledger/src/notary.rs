@@ -8,8 +8,8 @@ use std::str::FromStr;
 use evanesce_protocol::Digest;
 use evanesce_protocol::ids::ParseDigestError;
 use p256::ecdsa::VerifyingKey;
-use p256::ecdsa::signature::Verifier as _;
 use p256::pkcs8::{DecodePublicKey as _, EncodePublicKey as _, LineEnding};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::base64;
@@ -114,7 +114,10 @@ impl NotaryKey {
 
     /// Whether `signature` is this key's over the SHA-256 of `bytes`.
     pub fn verifies(&self, bytes: &[u8], signature: &P256Signature) -> bool {
-        self.key.verify(bytes, &signature.0).is_ok()
+        let point = self.key.to_sec1_point(false);
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.as_bytes())
+            .verify(bytes, &signature.0.to_bytes())
+            .is_ok()
     }
 
     fn of(key: VerifyingKey) -> Self {
