@@ -145,7 +145,7 @@ fn path_with(directory: &Path) -> OsString {
 const TESTS: &str = "cargo test --workspace";
 
 /// What the commands write outside of `target`.
-const MADE: [&str; 1] = ["README.md.sig"];
+const MADE: [&str; 2] = ["README.md.sig", "README.md.sigstore.json"];
 
 #[cfg(test)]
 mod tests {
