@@ -1,13 +1,15 @@
 //! Every end of a workload leaves no key and one receipt that says how.
 
 use std::fs;
+use std::iter::once;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Instant;
 
 use evanesce_tests::agent::{Agent, numbered_request};
-use evanesce_tests::process::{is_alive, send};
+use evanesce_tests::process::{DEADLINE, is_alive, send};
 use evanesce_tests::{Held, Installation, wait_until};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::installation;
@@ -121,6 +123,35 @@ fn a_worker_that_is_told_to_stop_wipes_and_the_command_is_told_as_well() {
     assert_eq!(receipt["signatures"]["complete"], true, "{receipt:#}");
 }
 
+/// A service manager that stops a unit sends SIGTERM to every process in it, and looks again until
+/// there is none that it has not sent it to: the notary's worker, which is started for the receipt,
+/// gets it in the middle of its start.
+#[test]
+fn a_stop_that_reaches_what_is_started_for_the_receipt_leaves_a_whole_receipt() {
+    let here = installation();
+    let held = here.hold(&["--workload-id", "w"]);
+    signed_once(&held);
+
+    let launcher = held.launcher.pid();
+    let (mut told, deadline) = (Vec::new(), Instant::now() + DEADLINE);
+    while is_alive(launcher) && Instant::now() < deadline {
+        for process in once(launcher).chain(children(launcher)) {
+            if !told.contains(&process) {
+                // One that has ended meanwhile is in no need of being told.
+                let pid = i32::try_from(process).ok().and_then(Pid::from_raw).unwrap();
+                kill_process(pid, Signal::TERM).ok();
+                told.push(process);
+            }
+        }
+    }
+
+    // Launcher, worker, command, and the notary's worker.
+    assert!(told.len() >= 4, "{told:?}");
+    held.launcher.wait().expect_status(128 + 15);
+    let receipt = here.receipt("w");
+    assert_eq!(receipt["scrub"]["method"], WIPED, "{receipt:#}");
+}
+
 #[test]
 fn a_killed_launcher_takes_its_worker_along_and_the_next_command_writes_the_receipt() {
     // Given a workload that has signed,
@@ -213,6 +244,18 @@ fn the_agents_socket_is_for_its_owner_alone_and_gone_with_its_key() {
 }
 
 #[track_caller]
+/// The children of a process, whichever of its threads started them.
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+    let lists =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 fn assert_claims_no_wipe(receipt: &Value) {
     let statements = receipt["scrub"]["statements"].as_array().unwrap();
     let claims: Vec<_> = statements.iter().map(|statement| &statement["claim"]).collect();

@@ -98,7 +98,7 @@ fn ask(order: &AttesterOrder) -> Result<RawEvidence, AttestError> {
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
         .process_group(0);
-    let mut process = HeldProcess::spawn(&mut command).map_err(AttestError::Spawn)?;
+    let mut process = HeldProcess::spawn_shielded(&mut command).map_err(AttestError::Spawn)?;
     drop(command); // with our copy of its end of the channel
     channel.send(order, &[]).map_err(AttestError::Send)?;
     let report = channel.receive_within::<AttesterReport>(REPORT_TIMEOUT);

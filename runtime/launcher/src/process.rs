@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{self, SigSet, SigmaskHow};
 use procfs::FromRead as _;
 use procfs::process::{ProcState, Stat};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,6 +45,18 @@ impl HeldProcess {
         // Until it is reaped its number is not given to another process.
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         Ok(Self { pid, pidfd, kinship: Kinship::Child, ended: None })
+    }
+
+    /// Starts `command` with the signals blocked that ask a process to end, so that one which
+    /// arrives before it looks after them waits instead of ending it. A service manager that stops
+    /// a unit sends SIGTERM to what the launcher starts for the receipt, too.
+    pub(crate) fn spawn_shielded(command: &mut Command) -> io::Result<Self> {
+        let ending = SigSet::from_iter(SHIELDED_FROM);
+        let before = ending.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        // A child has its parent's mask, and keeps it when it executes a program.
+        let spawned = Self::spawn(command);
+        before.thread_set_mask()?;
+        spawned
     }
 
     /// Takes hold of a process that is not this one's child.
@@ -322,6 +335,10 @@ pub(crate) fn boot_id() -> io::Result<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim_end().to_owned())
 }
 
+/// What asks a process to end; [`crate::command::ENDING`] in the types of sigprocmask(2).
+const SHIELDED_FROM: [signal::Signal; 4] =
+    [signal::SIGHUP, signal::SIGINT, signal::SIGQUIT, signal::SIGTERM];
+
 /// For a process to stop that was told to.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -330,6 +347,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::ENDING;
 
     const SOON: Duration = Duration::from_secs(5);
 
@@ -344,6 +362,23 @@ mod tests {
 
         assert_eq!(gone.status(), Some(EndStatus::Signalled(9)));
         assert_eq!(start_time(pid), None);
+    }
+
+    #[test]
+    fn a_shielded_process_starts_with_what_would_end_it_blocked_and_its_parent_is_as_before() {
+        let blocked = |pid: u32| {
+            let status = fs::read_to_string(format!("/proc/{pid}/task/{pid}/status")).unwrap();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+            u64::from_str_radix(mask.trim(), 16).unwrap()
+        };
+        let mine = || SigSet::thread_get_mask().unwrap();
+        let before = mine();
+
+        let child = HeldProcess::spawn_shielded(Command::new("sleep").arg("60")).unwrap();
+
+        let ending = ENDING.map(|signal| 1 << (signal.as_raw() - 1));
+        assert_eq!(blocked(child.pid_u32()), ending.into_iter().sum::<u64>());
+        assert_eq!(mine(), before);
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl<C: Conversation> Worker<C> {
         if terminal == TerminalUse::Never {
             command.process_group(0);
         }
-        let process = HeldProcess::spawn(&mut command).map_err(WorkerError::Spawn)?;
+        let process = HeldProcess::spawn_shielded(&mut command).map_err(WorkerError::Spawn)?;
         Ok(Self { process, channel, unit: None, role: std::marker::PhantomData })
     }
 
