@@ -23,6 +23,7 @@ CHECKPOINT = "https://evanesce.dev/ledger-checkpoint/v1"
 SHRED = "https://evanesce.dev/shred-receipt/v1"
 REPORT = "https://evanesce.dev/playbook-report/v1"
 ROTATION = "https://evanesce.dev/notary-rotation/v1"
+KEY_RELEASE = "https://evanesce.dev/key-release/v1"
 KEY_ROTATION = "https://evanesce.dev/key-rotation/v1"
 MEMBERS = {
     "caged": ("worker_pid", "checks", "degraded"),
@@ -202,14 +203,29 @@ class Audit:
                  and said["ledger"] == {"id": self.ledger, "last": seq - 1, "head": self.head}
                  and said["outcome"] == may_say, "report")
             self.check(envelope, seq - 1)
-        elif event in ("started", "loaded", "signed", "receipt"):
+        elif event == "released":
+            envelope = Envelope(row["envelope"], "release")
+            said = envelope.predicate
+            public = bytes.fromhex(said["public_key"].removeprefix("ed25519:"))
+            need(re.fullmatch("sha256:[0-9a-f]{64}", row["transcript"]), "parse")
+            need(envelope.is_about(KEY_RELEASE, "released key", sha256(public))
+                 and said["ledger"] == {"id": self.ledger, "last": seq - 1, "head": self.head},
+                 "release")
+            self.check(envelope, seq - 1)
+        elif event in ("started", "received", "loaded", "signed", "receipt"):
             need(workload, "no-workload")
             need((life is None) == (event == "started"),
                  "started-twice" if event == "started" else "not-started")
         if event == "started":
             life = self.open[workload] = {"first": seq, "key": None, "count": 0,
-                                          "attested": None}
+                                          "attested": None, "received": None}
+        elif event == "received":
+            need(life["key"] is None, "release")
+            life["received"] = {name: row[name] for name in (
+                "transcript", "session", "holder", "ledger", "public_key", "evidence")}
         elif event == "loaded":
+            received = life["received"] and life["received"]["public_key"]
+            need((row["origin"] == "released") == (received == row["public_key"]), "release")
             need(life["key"] is None, "loaded-twice")
             life["key"] = {name: row[name] for name in ("public_key", "use", "origin")}
             public = bytes.fromhex(row["public_key"].removeprefix("ed25519:"))
@@ -232,6 +248,10 @@ class Audit:
             need(life["key"], "no-key")
             envelope = Envelope(row["envelope"])
             said = envelope.predicate
+            by = said.get("released_by")
+            need(re.fullmatch("[a-z0-9][a-z0-9._-]{0,63}", said["workload"]), "parse")
+            need(by is None or all(re.fullmatch("(sha256:)?[0-9a-f]{64}", by[name])
+                                   for name in ("holder", "ledger", "transcript")), "parse")
             fate = said["key"].pop("fate")
             born_inside = life["key"]["origin"] == "born-inside"
             span = {"id": self.ledger, **{name: life[name] for name in ("first", "last", "head")}}
@@ -242,6 +262,8 @@ class Audit:
                  and said["signatures"]["count"] == life["count"]
                  and said["signatures"]["commitment"] == "sha256:" + life["commitment"].hex()
                  and said.get("attestation") == life["attested"]
+                 and by == (life["received"] and {
+                     name: life["received"][name] for name in ("holder", "ledger", "transcript")})
                  and said["ledger"] == span, "receipt")
             self.check(envelope, life["last"])
         if life:

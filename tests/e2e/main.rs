@@ -15,6 +15,7 @@ mod ends;
 mod hostile;
 mod many;
 mod newcomer;
+mod release;
 mod residue;
 mod rotation;
 mod run;

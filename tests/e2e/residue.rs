@@ -24,6 +24,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::PROGRAM;
+use crate::release::{Pair, socket};
 
 #[test]
 fn after_a_thousand_signatures_no_form_of_the_key_is_found_in_anything_that_root_can_read() {
@@ -68,6 +69,49 @@ fn after_a_key_of_any_format_was_opened_neither_it_nor_what_opened_it_is_found()
         print_as(&format!("{format:?}, alive"), &found.alive);
         assert_clean(&found.alive);
         assert_clean(&found.after);
+    }
+}
+
+/// The holder's side is searched while it listens, the asker's as any workload is.
+#[test]
+fn after_a_key_was_released_nothing_of_it_is_found_on_either_side() {
+    if peers::not_root() || peers::missing(&["gcore"]) {
+        return;
+    }
+    let search = Search::of_signatures(20);
+    search.assert_finds_every_form_in_a_process_and_its_core();
+    let vault = tempfile::tempdir().unwrap();
+    let key = vault.path().join("canary.pem");
+    fs::write(&key, search.canary.to_pkcs8_pem()).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let Some(pair) = Pair::of_key("", Some(key)) else { return };
+    let (path, address) = socket(pair.holder.root());
+    let holder = pair.listen(&address, &[]);
+    wait_until("the holder listens", || path.exists());
+
+    // When a workload signs with a key that was released to its worker,
+    let (count, tsm) = (search.signatures.to_string(), pair.tsm());
+    let line = ["run", "--workload-id", "canary", "--key-from", &address, "--holder", "holder.pem"];
+    let rest = ["--tsm-root", tsm, "--", env!("CARGO_BIN_EXE_signing-workload"), &count];
+    let mut launcher = pair.asker.evanesce(line.iter().chain(&rest)).start();
+    let said = launcher.next_line();
+    let workload_pid = said.strip_prefix("signed ").unwrap().parse().unwrap();
+    let listed = pair.asker.json(&["ps"]);
+    let worker_pid = u32::try_from(listed[0]["worker_pid"].as_u64().unwrap()).unwrap();
+
+    // Then nothing of it is in its worker, launcher and workload, in the holder, or on a disk.
+    let pids = [worker_pid, launcher.pid(), workload_pid, holder.pid()];
+    let mut alive = search.scan_stopped(&pids);
+    alive.merge(search.scan_core(worker_pid));
+    alive.merge(search.scan_path(pair.asker.root()));
+    alive.merge(search.scan_path(pair.holder.root()));
+    print_as("released, alive", &alive);
+    assert_clean(&alive);
+    launcher.finish().expect_status(0);
+    holder.signal(Signal::TERM);
+    holder.wait().expect_status(0);
+    for here in [&pair.asker, &pair.holder] {
+        assert_clean(&search.scan_path(here.root()));
     }
 }
 

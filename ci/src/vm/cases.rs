@@ -6,6 +6,7 @@ mod crash;
 mod ends;
 mod hygiene;
 mod playbooks;
+mod release;
 
 use super::bench::Bench;
 use super::error::VmError;
@@ -45,6 +46,7 @@ pub(crate) const SESSIONS: &[Session] = &[
             ("attestation: nobody to ask", attestation::nobody_to_ask),
             ("attestation: configfs-tsm", attestation::through_configfs),
             ("attestation: /dev/sev-guest", attestation::through_the_device),
+            ("release: configfs-tsm", release::through_configfs),
             ("playbook: one workload per process", playbooks::one_workload_per_process),
             ("playbook: swap and cores", playbooks::swap_and_cores),
         ],

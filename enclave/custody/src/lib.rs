@@ -1,7 +1,8 @@
 //! Where a key comes from: from the bytes of a key file to a key, in the memory the caller gives.
 //!
 //! Start at [`open`] for a workload's key, at [`inspect`] for what a file says without being
-//! opened, at [`seal`] for the way back, and at [`p256_key`] for the notary's key.
+//! opened, at [`seal`] for the way back, at [`seal_to_release`] and [`open_release`] for a key that
+//! goes from one machine to another, and at [`p256_key`] for the notary's key.
 //!
 //! | format | recognised by | entry point of its own |
 //! |---|---|---|
@@ -18,6 +19,7 @@
 //! | no input panics, and no error repeats a byte of the file | every failure is mapped to a [`KeyFormatError`] by kind | property tests below, `tests/every_prefix.rs` |
 //! | what was sealed once opens for ever | frozen files | `tests/frozen.rs` |
 //! | no file makes the caller work or allocate without end | [`Work`], and the limits of the protocol | `tests/bounds.rs` |
+//! | what was sealed to one worker opens in that worker, for that session and key alone | HPKE; the context is authenticated | `release.rs` |
 //!
 //! The caller owns the rest: it calls on a guarded stack, with guarded buffers (and a guarded heap
 //! for [`p256_key`], which allocates), and wipes all of them.
@@ -34,6 +36,7 @@ mod openssh;
 mod pbes2;
 mod pem;
 mod pkcs8;
+mod release;
 mod work;
 
 use evanesce_protocol::PublicKey;
@@ -45,6 +48,7 @@ pub use age::{SEAL_ENTROPY_BYTES, SEAL_ROOM_BYTES, check_identities, seal};
 pub use openssh::openssh_ed25519_seed;
 pub use pbes2::encrypted_ed25519_seed;
 pub use pkcs8::{ed25519_seed, p256_key};
+pub use release::{RELEASE_SECRET_BYTES, open_release, release_key, seal_to_release};
 pub use work::{OrdinaryHeap, Work, Workroom};
 
 /// Bytes in an Ed25519 seed (RFC 8032, section 5.1.5).

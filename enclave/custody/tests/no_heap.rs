@@ -1,4 +1,4 @@
-//! Reading a workload's key allocates nothing, so no byte of it can be left on a heap. scrypt alone
+//! Reading or releasing a workload's key allocates nothing, so no byte of it can be left on a heap. scrypt alone
 //! does, in the memory that its caller gives (`Workroom`).
 
 mod common;
@@ -6,7 +6,12 @@ mod common;
 use std::alloc::System;
 
 use common::{PASSPHRASE, SEED, file};
-use evanesce_custody::{OrdinaryHeap, SCRATCH_BYTES, Secret, Work, open};
+use evanesce_custody::{
+    OrdinaryHeap, SCRATCH_BYTES, Secret, Work, open, open_release, release_key, seal_to_release,
+};
+use evanesce_protocol::evidence::Nonce;
+use evanesce_protocol::release::{RELEASE_SEALED_BYTES, ReleaseContext};
+use evanesce_protocol::{Digest, PublicKey};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
 #[global_allocator]
@@ -14,7 +19,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 // One test, so that no other thread allocates meanwhile.
 #[test]
-fn reading_a_key_of_any_format_allocates_nothing_outside_of_scrypt() {
+fn reading_or_releasing_a_key_of_any_format_allocates_nothing_outside_of_scrypt() {
     let identities = file("identity.txt");
     let passphrase = Secret::Passphrase(PASSPHRASE);
     let mut scratch = vec![0; SCRATCH_BYTES];
@@ -42,4 +47,20 @@ fn reading_a_key_of_any_format_allocates_nothing_outside_of_scrypt() {
         assert_eq!(while_reading, 0, "{name}");
         assert!(with_control > 0, "the control was not counted: {control:?}");
     }
+
+    let context = ReleaseContext {
+        session: Nonce::from_bytes([1; 32]),
+        challenge: Digest::from_bytes([2; 32]),
+        request: Digest::from_bytes([3; 32]),
+        public_key: PublicKey::from_bytes([4; 32]),
+    };
+    let mut sealed = [0; RELEASE_SEALED_BYTES];
+    let region = Region::new(ALLOCATOR);
+    let to = release_key(&[0x11; 32]);
+    let done = seal_to_release(&SEED, &to, &context, &[0x22; 32], &mut sealed);
+    let opened = open_release(&[0x11; 32], &context, &mut sealed);
+    let while_releasing = region.change().allocations;
+
+    assert!(done.is_ok() && opened == Some(&SEED), "released");
+    assert_eq!(while_releasing, 0, "released");
 }

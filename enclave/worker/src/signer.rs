@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use evanesce_guarded_memory::registers;
-use evanesce_protocol::KeyOrigin;
 use evanesce_protocol::channel::{Channel, Received};
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::control::{
@@ -11,7 +10,9 @@ use evanesce_protocol::control::{
     Wanted, WipeCause, WipeReport,
 };
 use evanesce_protocol::custody::{Lock, Seal};
+use evanesce_protocol::release::RELEASE_SEALED_BYTES;
 use evanesce_protocol::rotation::Handover;
+use evanesce_protocol::{KeyOrigin, PublicKey};
 use evanesce_wasm_host::{Fresh, Loaded, Signer};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
@@ -44,8 +45,8 @@ fn phases(channel: &mut Channel, strength: Strength, terminal: TerminalUse) -> R
         return Ok(());
     }
 
-    let Some((order, files)) = first_load(channel, &mut vault)? else { return Ok(()) };
-    let Some((signer, loaded)) = load(channel, signer, &mut vault, order, files, &mut leak)? else {
+    let Some(first) = first_load(channel, &mut vault)? else { return Ok(()) };
+    let Some((signer, loaded)) = load(channel, signer, &mut vault, first, &mut leak)? else {
         return Ok(());
     };
     let public_key = signer.public_key();
@@ -94,15 +95,24 @@ fn phases(channel: &mut Channel, strength: Strength, terminal: TerminalUse) -> R
     }
 }
 
-/// Says what key files are, until one is to be loaded. `None` where the launcher is gone, or has
-/// no use for a key.
-fn first_load(
-    channel: &mut Channel,
-    vault: &mut Vault,
-) -> Result<Option<(Load, Vec<OwnedFd>)>, Refused> {
+/// The order to load a key, and what came before it.
+struct FirstLoad {
+    order: Load,
+    files: Vec<OwnedFd>,
+    /// The key that a release key was offered for. The vault has its private half.
+    offered_for: Option<PublicKey>,
+}
+
+/// Says what key files are, and offers a release key, until a key is to be loaded. `None` where the
+/// launcher is gone, or has no use for a key.
+fn first_load(channel: &mut Channel, vault: &mut Vault) -> Result<Option<FirstLoad>, Refused> {
+    let mut offered_for = None;
     loop {
         match next_order(channel) {
-            Some(Received { message: SignerOrder::Inspect, descriptors: files }) => {
+            // Who was offered a release key has one use for this worker left.
+            Some(Received { message: SignerOrder::Inspect, descriptors: files })
+                if offered_for.is_none() =>
+            {
                 let [file] = descriptors::<1>("inspect", files)?;
                 let found = vault.take_file(&file);
                 vault.clear();
@@ -110,8 +120,18 @@ fn first_load(
                     return Ok(None);
                 }
             }
+            Some(Received { message: SignerOrder::OfferRelease(key), descriptors: files })
+                if offered_for.is_none() =>
+            {
+                descriptors::<0>("offer a release key", files)?;
+                let release_key = vault.offer()?;
+                offered_for = Some(key);
+                if channel.send(&SignerReport::Offered(release_key), &[]).is_err() {
+                    return Ok(None);
+                }
+            }
             Some(Received { message: SignerOrder::Load(order), descriptors: files }) => {
-                return Ok(Some((order, files)));
+                return Ok(Some(FirstLoad { order, files, offered_for }));
             }
             Some(Received { message: SignerOrder::Wipe, .. }) | None => return Ok(None),
             Some(Received { message, .. }) => {
@@ -127,12 +147,29 @@ fn load(
     channel: &mut Channel,
     signer: Signer<Fresh>,
     vault: &mut Vault,
-    order: Load,
-    files: Vec<OwnedFd>,
+    first: FirstLoad,
     leak: &mut Leak,
 ) -> Result<Option<(Signer<Loaded>, control::Loaded)>, Refused> {
-    let Load { source, key_use, seal } = order;
+    let FirstLoad { order: Load { source, key_use, seal }, files, offered_for } = first;
+    let out_of_turn = || Refused::Order { order: "load".into() };
     let (signer, origin) = match source {
+        LoadSource::Released { context, sealed } => {
+            descriptors::<0>("load", files)?;
+            let sealed: &[u8; RELEASE_SEALED_BYTES] =
+                sealed.as_slice().try_into().map_err(|_| Refused::ReleaseNotOpened)?;
+            let (Some(expected), None) = (offered_for, &seal) else { return Err(out_of_turn()) };
+            let signer = vault.receive(&context, sealed, |seed| {
+                leak.see(seed);
+                signer.load(seed, key_use).map_err(memory::load_refused)
+            })?;
+            // Before anything can be signed: this is the key that was asked for, or none.
+            if signer.public_key() != expected {
+                return Err(Refused::ReleaseOtherKey { expected });
+            }
+            (signer, KeyOrigin::Released)
+        }
+        // A release key that was offered is for what is sealed to it, and for nothing else.
+        _ if offered_for.is_some() => return Err(out_of_turn()),
         LoadSource::BornInside => {
             descriptors::<0>("load", files)?;
             let signer = match &seal {
@@ -168,6 +205,13 @@ fn load(
     };
     let sealed = match &seal {
         None => None,
+        Some(Seal::Release { to, context }) => {
+            let own = signer.public_key();
+            if context.public_key != own {
+                return Err(Refused::ReleaseOtherKey { expected: context.public_key });
+            }
+            Some(hex::encode(vault.seal_to_release(to, context)?))
+        }
         Some(to) => {
             let wanted = matches!(to, Seal::Passphrase { .. }).then_some(Wanted::NewPassphrase);
             let Some(secret_bytes) = secret_for(channel, vault, wanted, leak)? else {
@@ -219,6 +263,7 @@ fn secret_for(
 const fn name(order: &SignerOrder) -> &'static str {
     match order {
         SignerOrder::Inspect => "inspect",
+        SignerOrder::OfferRelease(_) => "offer a release key",
         SignerOrder::Load(_) => "load",
         SignerOrder::Secret(_) => "secret",
         SignerOrder::Serve(_) => "serve",

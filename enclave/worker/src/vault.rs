@@ -4,8 +4,9 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use evanesce_custody::{
-    Ed25519Seed, SCRATCH_BYTES, SEAL_ENTROPY_BYTES, SEAL_ROOM_BYTES, SEED_BYTES, Secret, Work,
-    Workroom, inspect, open, seal,
+    Ed25519Seed, RELEASE_SECRET_BYTES, SCRATCH_BYTES, SEAL_ENTROPY_BYTES, SEAL_ROOM_BYTES,
+    SEED_BYTES, Secret, Work, Workroom, inspect, open, open_release, release_key, seal,
+    seal_to_release,
 };
 use evanesce_guarded_memory::{
     GuardedStack, PageBytes, Region, ScopedAllocator, Scratch, Strength, WipedRegion, fill_random,
@@ -13,7 +14,9 @@ use evanesce_guarded_memory::{
 };
 use evanesce_protocol::control::{KeyFormatError, Refused};
 use evanesce_protocol::custody::{KeyFileInfo, Lock, Seal};
+use evanesce_protocol::evidence::ReleaseKey;
 use evanesce_protocol::limits::{IDENTITY_FILE_BYTES_MAX, KEY_FILE_BYTES_MAX, WORK_FACTOR_SEAL};
+use evanesce_protocol::release::{RELEASE_SEALED_BYTES, ReleaseContext};
 
 use crate::memory;
 
@@ -22,7 +25,8 @@ pub(crate) struct Vault {
     /// The key file in the first part, what it decodes to in the second.
     file: Region,
     file_bytes: usize,
-    /// A passphrase or identities; in its last bytes a seed that is to be sealed.
+    /// A passphrase or identities; in its last bytes a seed that is to be sealed, or the private
+    /// half of a release key.
     secret: Region,
     stack: GuardedStack,
 }
@@ -148,6 +152,74 @@ impl Vault {
                     )?)
                 })
             })
+        })
+    }
+
+    /// Draws a release key, whose private half stays in the vault for [`Vault::receive`].
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Entropy`].
+    pub(crate) fn offer(&mut self) -> Result<ReleaseKey, Refused> {
+        const { assert!(SEED_BYTES == RELEASE_SECRET_BYTES, "one place serves both") };
+        let Self { secret, stack, .. } = self;
+        secret.with_mut(|bytes| {
+            let private = seed_place(bytes);
+            fill_random(private).map_err(memory::key_file_refused)?;
+            Ok(stack.run(|| release_key(private)))
+        })
+    }
+
+    /// Opens what was sealed to the release key that was offered, and gives its seed to
+    /// `put_to_use`, on the guarded stack.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::ReleaseNotOpened`], and what `put_to_use` refuses.
+    pub(crate) fn receive<R>(
+        &mut self,
+        context: &ReleaseContext,
+        sealed: &[u8; RELEASE_SEALED_BYTES],
+        put_to_use: impl FnOnce(&[u8; SEED_BYTES]) -> Result<R, Refused>,
+    ) -> Result<R, Refused> {
+        let Self { file, secret, stack, .. } = self;
+        file.with_mut(|bytes| {
+            let place: &mut [u8; RELEASE_SEALED_BYTES] =
+                bytes.first_chunk_mut().expect("a key file is longer");
+            place.copy_from_slice(sealed);
+            secret.with_mut(|bytes| {
+                let private = seed_place(bytes);
+                stack.run(|| {
+                    let seed = open_release(private, context, place);
+                    put_to_use(seed.ok_or(Refused::ReleaseNotOpened)?)
+                })
+            })
+        })
+    }
+
+    /// Seals the seed that was kept to the release key of another machine's worker.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Entropy`], and a release key of low order.
+    pub(crate) fn seal_to_release(
+        &mut self,
+        to: &ReleaseKey,
+        context: &ReleaseContext,
+    ) -> Result<[u8; RELEASE_SEALED_BYTES], Refused> {
+        let Self { file, secret, stack, .. } = self;
+        let mut sealed = [0; RELEASE_SEALED_BYTES];
+        file.with_mut(|bytes| {
+            let (entropy, room) =
+                bytes.split_first_chunk_mut::<RELEASE_SECRET_BYTES>().expect("there is room");
+            let room = room.first_chunk_mut().expect("there is room for what is sealed");
+            fill_random(entropy).map_err(memory::key_file_refused)?;
+            secret.with_mut(|bytes| {
+                let seed = seed_place(bytes);
+                stack.run(|| seal_to_release(seed, to, context, entropy, room))
+            })?;
+            sealed = *room;
+            Ok(sealed)
         })
     }
 

@@ -5,7 +5,9 @@ use evanesce_protocol::control::{
     SecretSource, Serve, SignerOrder, SignerReport, Wanted, WipeCause, WipeReport,
 };
 use evanesce_protocol::custody::Seal;
+use evanesce_protocol::evidence::{Nonce, ReleaseKey};
 use evanesce_protocol::grant::Grants;
+use evanesce_protocol::release::ReleaseContext;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey};
 use serde::Serialize;
 
@@ -50,6 +52,17 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         key_use: KeyUse::Message,
         seal: Some(Seal::Passphrase { log_n: 16 }),
     };
+    let context = ReleaseContext {
+        session: Nonce::from_bytes([1; 32]),
+        challenge: Digest::of(b"challenge"),
+        request: Digest::of(b"request"),
+        public_key: PublicKey::from_bytes([7; 32]),
+    };
+    let released = Load {
+        source: LoadSource::Released { context, sealed: vec![9; 80] },
+        key_use: KeyUse::Message,
+        seal: Some(Seal::Release { to: ReleaseKey::from_bytes([6; 32]), context }),
+    };
     let loaded = Loaded {
         public_key: PublicKey::from_bytes([7; 32]),
         origin: KeyOrigin::SealedFile,
@@ -63,6 +76,9 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         message(1, &SignerReport::Caged(cage.clone())),
         message(0, &SignerOrder::Inspect),
         message(0, &SignerOrder::Load(load.clone())),
+        message(0, &SignerOrder::OfferRelease(PublicKey::from_bytes([7; 32]))),
+        message(0, &SignerOrder::Load(released)),
+        message(1, &SignerReport::Offered(ReleaseKey::from_bytes([6; 32]))),
         message(0, &SignerOrder::Load(Load { source: LoadSource::BornInside, seal: None, ..load })),
         message(0, &SignerOrder::Secret(SecretSource::Terminal { prompt: "Passphrase".into() })),
         message(1, &SignerReport::Wanted(Wanted::Passphrase)),

@@ -886,6 +886,139 @@ pub const ADVICE: &[Advice] = &[
         "the server is out of order or busy: publish again later; the entry waits",
     ),
     Advice::new(
+        "release.channel",
+        Fault::Peer,
+        "see that the holder listens at that address, or that its answer is put into the directory in time; then take a new challenge: this one may be used",
+    ),
+    Advice::new(
+        "release.directory-used",
+        Fault::Misuse,
+        "have the holder put a new challenge into a directory of its own: each release takes one",
+    ),
+    Advice::new(
+        "release.expired",
+        Fault::Refusal,
+        "take a new challenge, and bring the answer in time; --lifetime gives more of it, and both clocks have to be right",
+    ),
+    Advice::new(
+        "release.lifetime",
+        Fault::Misuse,
+        "let a challenge count for more than no time and at most an hour",
+    ),
+    Advice::new(
+        "release.listen",
+        Fault::Environment,
+        "name an address of this machine that nobody else listens at; ports below 1024 take root",
+    ),
+    Advice::new(
+        "release.nonce",
+        Fault::Refusal,
+        "collect evidence for this very challenge: `run --key-from` does it",
+    ),
+    Advice::new("release.not-appraised", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "release.not-open",
+        Fault::Refusal,
+        "take a new challenge: each is good for one request, at the installation that issued it",
+    ),
+    Advice::new(
+        "release.not-opened",
+        Fault::Refusal,
+        "do not use what came: it was sealed to another worker, or changed; take a new challenge",
+    ),
+    Advice::new(
+        "release.other-challenge",
+        Fault::Refusal,
+        "send the request that was made for this challenge, or take a new one",
+    ),
+    Advice::new(
+        "release.other-evidence",
+        Fault::Refusal,
+        "do not use what came: the answer is about evidence that was not shown; take a new challenge",
+    ),
+    Advice::new(
+        "release.other-holder",
+        Fault::Refusal,
+        "name the notary.pem of the installation that has the key with --holder; ask its operator how it is to be known",
+    ),
+    Advice::new(
+        "release.other-key",
+        Fault::Refusal,
+        "see that FILE.pub names the key in the file, and that nobody replaced the key meanwhile; then take a new challenge",
+    ),
+    Advice::new(
+        "release.other-public-key",
+        Fault::Refusal,
+        "ask the holder for a challenge of the key that you want, or name that one with --expect-key",
+    ),
+    Advice::new(
+        "release.other-release-key",
+        Fault::Refusal,
+        "do not use what came: the key was sealed to another worker; take a new challenge",
+    ),
+    Advice::new(
+        "release.other-request",
+        Fault::Refusal,
+        "bring the answer to this very request, or take a new challenge",
+    ),
+    Advice::new(
+        "release.other-session",
+        Fault::Refusal,
+        "keep the messages of one release together, in a directory of their own",
+    ),
+    Advice::new(
+        "release.out-of-order",
+        Fault::Misuse,
+        "name the challenge, request and answer where each belongs",
+    ),
+    Advice::new("release.parse", Fault::Misuse, "bring the message whole, as it was written"),
+    Advice::new(
+        "release.policy",
+        Fault::Refusal,
+        "`evanesce attest appraise` on the request's evidence explains each rule; list the asker in the policy, with key-release among its purposes, if it is to have the key",
+    ),
+    Advice::new(
+        "release.purpose",
+        Fault::Refusal,
+        "collect evidence for a release: `run --key-from` does it",
+    ),
+    Advice::new(
+        "release.refused",
+        Fault::Refusal,
+        "see what the holder says; nobody vouches for these words, and the holder's own terminal has them as well",
+    ),
+    Advice::new(
+        "release.sealed",
+        Fault::Refusal,
+        "do not use what came: it was changed on the way; take a new challenge",
+    ),
+    Advice::new(
+        "release.signature",
+        Fault::Refusal,
+        "do not use what came: the holder that you trust did not sign it; see that --holder names its notary",
+    ),
+    Advice::new(
+        "release.spelling",
+        Fault::Refusal,
+        "bring the message byte for byte as it was written: reformatting it is changing it",
+    ),
+    Advice::new(
+        "release.store",
+        Fault::Environment,
+        "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "release.too-long",
+        Fault::Misuse,
+        "name the right file: messages of a release are small",
+    ),
+    Advice::new(
+        "release.too-many-open",
+        Fault::Environment,
+        "wait until the open challenges are over, or have them answered; shorten --lifetime where many ask",
+    ),
+    Advice::new("release.version", Fault::Misuse, "update the older of the two installations"),
+    Advice::new(
         "rotate.does-not-verify",
         Fault::Internal,
         "report this as a defect; nothing was handed over",
@@ -1085,6 +1218,7 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "add --spawn systemd, or name the key's file with --key",
     ),
+    Advice::new("start.no-holder", Fault::Internal, "report this as a defect"),
     Advice::new(
         "start.no-own-user",
         Fault::Misuse,
@@ -1223,6 +1357,23 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "name a Sigstore signing configuration, v0.2",
     ),
+    Advice::new(
+        "tls.files",
+        Fault::Misuse,
+        "name the certificate chain with --tls-cert and its private key with --tls-key",
+    ),
+    Advice::new("tls.name", Fault::Misuse, "name the holder by a host name or an address"),
+    Advice::new(
+        "tls.pem",
+        Fault::Misuse,
+        "name a file in PEM: certificates for --tls-cert and --tls-root, a private key for --tls-key",
+    ),
+    Advice::new(
+        "tls.setup",
+        Fault::Misuse,
+        "see that the private key belongs to the certificate, and that the certificate is X.509 version 3",
+    ),
+    Advice::new("tls.unused", Fault::Misuse, "leave the certificate out, or listen at tls://"),
     Advice::new(
         "trial.kill",
         Fault::Environment,

@@ -228,6 +228,9 @@ fn fate_sentence(origin: KeyOrigin, fate: KeyFate) -> &'static str {
         (KeyFate::ThisCopyDestroyed, KeyOrigin::SealedFile) => {
             "This copy of the key is gone; the sealed file that it came from still exists."
         }
+        (KeyFate::ThisCopyDestroyed, KeyOrigin::Released) => {
+            "This copy of the key is gone; whoever released it to this machine still has it."
+        }
         (KeyFate::ThisCopyDestroyed, _) => {
             "This copy of the key is gone; the file that it came from still exists."
         }
@@ -272,6 +275,7 @@ fn statements(cell: &mut Html, statements: &[&ScrubStatement]) {
 const fn other_copies(origin: KeyOrigin) -> &'static str {
     match origin {
         KeyOrigin::BornInside => "The key was never written anywhere by the tool.",
+        KeyOrigin::Released => "The holder's file of the key, and every copy of that file.",
         _ => "The file that the key came from, and every copy of that file.",
     }
 }

@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
     attest, audit, completions, config, doctor, drill, key, log as log_command, man, notary,
-    playbook, ps, run, shred, sign, stop, verify,
+    playbook, ps, release, run, shred, sign, stop, verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
 use crate::context::{Configuration, Context};
@@ -110,6 +110,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Attest(attest::AttestArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Release(release::ReleaseArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Config(config::ConfigArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Log(log_command::LogArgs),
@@ -171,6 +173,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Notary(args) => ui.finish(notary::run(&args, &context), failed),
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
         Command::Attest(args) => ui.finish(attest::run(&args, &context), failed),
+        Command::Release(args) => ui.finish(release::run(&args, &context), failed),
         Command::Config(args) => ui.finish(config::run(&args, &context), failed),
         Command::Log(args) => ui.finish(log_command::run(&args, &context), failed),
         Command::Doctor(args) => ui.finish(doctor::run(&args), failed),

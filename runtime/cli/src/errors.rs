@@ -170,6 +170,7 @@ coded!(
     evanesce_launcher::CustodyError,
     evanesce_launcher::EndError,
     evanesce_launcher::FileReportError,
+    evanesce_launcher::HolderError,
     evanesce_launcher::ListError,
     evanesce_launcher::NotaryError,
     evanesce_launcher::OpenError,
@@ -191,6 +192,7 @@ coded!(
     evanesce_transparency::publish::TargetError,
     evanesce_transparency::trust::TrustedRootError,
     evanesce_transparency::verify::TrustError,
+    evanesce_release::ReleaseError,
     evanesce_residue::CanaryFileError,
     evanesce_residue::ScanError,
 );

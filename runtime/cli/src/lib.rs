@@ -17,6 +17,7 @@
 //! | whether its signer was attested | [`attestation`] |
 //! | a canary's life on this host | [`drill`] |
 //! | what to do, step by step | [`playbook`] |
+//! | ways between the holder of a key and who asks for it | `release` |
 //! | pages that stand alone | [`html`], [`certificate_page`] |
 //!
 //! # Invariant
@@ -49,6 +50,7 @@ pub mod playbook;
 pub mod progress;
 pub mod publisher;
 pub mod receipt_text;
+mod release;
 pub mod signature;
 pub mod trust;
 pub mod ui;

@@ -55,6 +55,10 @@ pub fn write(receipt: &Receipt, row: u64, out: &mut dyn Write) -> io::Result<()>
         let (digest, provider) = (attestation.evidence, &attestation.provider);
         writeln!(out, "evidence  {digest} {FAINT}({provider}, unjudged here){FAINT:#}")?;
     }
+    if let Some(by) = &receipt.released_by {
+        let (holder, transcript) = (by.holder, by.transcript);
+        writeln!(out, "released  by notary {holder}, transcript {transcript}")?;
+    }
     if let Some(forced) = &scrub.forced
         && forced.kernel_clears != Known::Yes
     {
@@ -156,6 +160,7 @@ pub(crate) const fn origin(origin: KeyOrigin) -> &'static str {
         KeyOrigin::BornInside => "born inside the signer",
         KeyOrigin::PlaintextFile => "from a file in the clear, which still exists",
         KeyOrigin::SealedFile => "from a sealed file, which still exists",
+        KeyOrigin::Released => "released by its holder, who still has it",
         _ => "of an origin this version does not know",
     }
 }

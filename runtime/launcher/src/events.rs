@@ -39,6 +39,12 @@ pub enum EventName {
     NotaryKey,
     /// A signing key handed over to the next.
     KeyRotated,
+    /// A challenge to release a key was issued.
+    ReleaseChallenged,
+    /// A key was sealed to a worker of another machine.
+    KeyReleased,
+    /// A key was received from another machine.
+    KeyReceived,
 }
 
 impl EventName {
@@ -61,6 +67,9 @@ impl EventName {
             Self::Recovered => "receipt.recovered",
             Self::NotaryKey => "notary.key",
             Self::KeyRotated => "key.rotated",
+            Self::ReleaseChallenged => "release.challenged",
+            Self::KeyReleased => "key.released",
+            Self::KeyReceived => "key.received",
         }
     }
 }

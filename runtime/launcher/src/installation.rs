@@ -27,6 +27,10 @@ impl Installation {
         self.state_dir.join("notary")
     }
 
+    pub(crate) fn releases(&self) -> PathBuf {
+        self.state_dir.join("releases")
+    }
+
     pub(crate) fn workloads(&self) -> PathBuf {
         self.state_dir.join("workloads")
     }

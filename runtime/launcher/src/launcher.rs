@@ -22,6 +22,7 @@ use crate::installation::{DirectoryError, Installation};
 use crate::notary::{NO_TERMS, Notary, NotaryError};
 use crate::plan::{AttestPlan, Plan};
 use crate::recover::{self, RecoverError, Recovered};
+use crate::release::Receiving;
 use crate::rotation::{self, RotateError, Rotated, RotationOrder};
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
 use crate::workload::{EndError, EndReason, Ended, StartError, Workload};
@@ -106,7 +107,21 @@ impl Launcher {
     /// [`StartError`] names the step. Nothing is left behind, and the ledger has a row that says
     /// why.
     pub fn start(&self, plan: Plan) -> Result<Workload<'_>, StartError> {
-        Workload::start(self, plan)
+        Workload::start(self, plan, None)
+    }
+
+    /// As [`Self::start`], with a key that a holder on another machine releases to the worker. The
+    /// plan's key is [`KeySource::Released`](crate::KeySource::Released).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_released(
+        &self,
+        plan: Plan,
+        receiving: Receiving<'_>,
+    ) -> Result<Workload<'_>, StartError> {
+        Workload::start(self, plan, Some(receiving))
     }
 
     /// Replaces the key in a sealed file by a new one, which the old one hands over to.

@@ -54,6 +54,7 @@ mod process;
 mod public_file;
 mod record;
 mod recover;
+mod release;
 mod report;
 mod rotation;
 pub mod scrub;
@@ -82,6 +83,9 @@ pub use plan::{AttestPlan, Degraded, KeySource, ParseDegradedError, Plan};
 pub use public_file::{Named, PublicFile, PublicFileError};
 pub use record::RecordError;
 pub use recover::{RecoverError, Recovered};
+pub use release::{
+    CHALLENGES_OPEN_MAX, ChannelError, HolderError, Receiving, ReleaseChannel, ReleaseOrder,
+};
 pub use report::{FileReportError, Filed, ReportDraft};
 pub use rotation::{RotateError, Rotated, RotationOrder};
 pub use secrets::{NewPassphrase, SecretError, Unlock};

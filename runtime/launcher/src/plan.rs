@@ -82,9 +82,8 @@ impl Plan {
     /// Whether the worker may have to ask a person.
     pub(crate) fn terminal_use(&self) -> TerminalUse {
         match (&self.key, self.unlock.passphrase_fd) {
-            (KeySource::Ephemeral | KeySource::Credential, _) | (KeySource::File(_), Some(_)) => {
-                TerminalUse::Never
-            }
+            (KeySource::Ephemeral | KeySource::Credential | KeySource::Released, _)
+            | (KeySource::File(_), Some(_)) => TerminalUse::Never,
             (KeySource::File(_), None) => TerminalUse::Possible,
         }
     }
@@ -122,6 +121,8 @@ pub enum KeySource {
     File(PathBuf),
     /// The credential `evanesce.key` of the worker's unit, likewise.
     Credential,
+    /// Released by a holder on another machine: [`crate::Launcher::start_released`].
+    Released,
 }
 
 /// A guarantee that can be given up by name.

@@ -7,7 +7,7 @@
 use std::io;
 use std::time::Duration;
 
-use evanesce_ledger::receipt::{Cause, KeyFate, KeyRecord, Signatures, Times};
+use evanesce_ledger::receipt::{Cause, KeyFate, KeyRecord, ReleasedBy, Signatures, Times};
 use evanesce_ledger::row::{Failed, ReceiptRow};
 use evanesce_ledger::{
     AppendError, Event, OpenWorkload, Predicate as _, ReadError, Reader, Receipt,
@@ -119,6 +119,7 @@ fn end(
         software: software(),
         cause: Cause::LauncherLost,
         attestation: life.attested.clone(),
+        released_by: life.received.as_ref().map(ReleasedBy::of),
         command: None,
         scrub: verdict.scrub,
         signatures: Signatures {

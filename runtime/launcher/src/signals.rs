@@ -8,6 +8,8 @@ use rustix::process::Signal;
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::WithRawSiginfo;
 
+use crate::command::ENDING;
+
 /// A signal that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrived {
@@ -53,6 +55,14 @@ impl Signals {
                 Some(Arrived { signal, sender })
             })
             .collect()
+    }
+}
+
+impl Signals {
+    /// Whether a signal came since the last look that asks to end: its number.
+    pub(crate) fn ending(&mut self) -> Option<i32> {
+        let asks = |arrived: &Arrived| ENDING.contains(&arrived.signal);
+        self.pending().into_iter().find(asks).map(|arrived| arrived.signal.as_raw())
     }
 }
 

@@ -8,14 +8,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use evanesce_protocol::WorkloadId;
 use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::control::{
     CageReport, Load, Loaded, NotaryOrder, NotaryReport, Refused, Role, SignerOrder, SignerReport,
     Strength, TerminalUse,
 };
 use evanesce_protocol::custody::KeyFileInfo;
+use evanesce_protocol::evidence::ReleaseKey;
 use evanesce_protocol::rotation::Handover;
+use evanesce_protocol::{PublicKey, WorkloadId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
@@ -74,6 +75,7 @@ impl Conversation for Signer {
             SignerReport::Wiped(_) => Report::Wiped,
             SignerReport::Refused(refused) => Report::Refused(refused),
             own @ (SignerReport::Inspected(_)
+            | SignerReport::Offered(_)
             | SignerReport::Wanted(_)
             | SignerReport::Loaded(_)
             | SignerReport::Serving
@@ -354,6 +356,15 @@ impl Worker<Signer> {
         match self.answer("looking at a key file", START_TIMEOUT)? {
             SignerReport::Inspected(found) => Ok(found),
             _ => Err(WorkerError::Unexpected { step: "looking at a key file" }),
+        }
+    }
+
+    /// Has a release key made, that the private half of `key` may be sealed to.
+    pub(crate) fn offer_release(&mut self, key: PublicKey) -> Result<ReleaseKey, WorkerError> {
+        self.order(&SignerOrder::OfferRelease(key), &[])?;
+        match self.answer("making a release key", START_TIMEOUT)? {
+            SignerReport::Offered(release_key) => Ok(release_key),
+            _ => Err(WorkerError::Unexpected { step: "making a release key" }),
         }
     }
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 use evanesce_evidence::EvidenceEnvelope;
 use evanesce_ledger::attestation::ENVELOPE_IN_ROW_BYTES_MAX;
 use evanesce_ledger::receipt::{
-    Apart, Cause, Graded, KeyFate, KeyRecord, LedgerSpan, Placement, Separation, Signatures,
-    Software, Times,
+    Apart, Cause, Graded, KeyFate, KeyRecord, LedgerSpan, Placement, ReleasedBy, Separation,
+    Signatures, Software, Times,
 };
 use evanesce_ledger::record::{ArtifactRecord, SshSignature};
 use evanesce_ledger::row::{
@@ -27,11 +27,12 @@ use evanesce_ledger::{
 use evanesce_posture::grade::{Requirement, grade_name, promise_name};
 use evanesce_protocol::channel::ReceiveError;
 use evanesce_protocol::control::{
-    Load, LoadSource, Serve, SignerOrder, SignerReport, Strength, WipeCause,
+    self, Load, LoadSource, Serve, SignerOrder, SignerReport, Strength, WipeCause,
 };
 use evanesce_protocol::evidence::{Nonce, Subject};
 use evanesce_protocol::rotation::Handover;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
+use evanesce_release::ReleaseError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -55,6 +56,7 @@ use crate::plan::{KeySource, Plan};
 use crate::process::{Gone, HeldProcess, is_readable_within};
 use crate::public_file::{PublicFile, PublicFileError};
 use crate::record::{self, RecordError};
+use crate::release::{self, ChannelError, Receiving};
 use crate::rotation::{self, RotateError};
 use crate::scrub;
 use crate::signals::{Sender, Signals};
@@ -84,6 +86,8 @@ pub struct Workload<'a> {
     signals: Signals,
     /// Evidence that was collected for its key.
     evidence: Option<Evidence>,
+    /// Who released its key.
+    released_by: Option<ReleasedBy>,
     /// The workload's `started` row.
     first_row: u64,
     /// What memory will do, for its notary as well.
@@ -159,6 +163,7 @@ struct LoadedKey {
     cage: CageChecked,
     key: Key,
     evidence: Option<Evidence>,
+    released_by: Option<ReleasedBy>,
     key_file: Option<KeyFile>,
     newest: Appended,
 }
@@ -170,7 +175,14 @@ struct Evidence {
 }
 
 impl<'a> Workload<'a> {
-    pub(crate) fn start(launcher: &'a Launcher, mut plan: Plan) -> Result<Self, StartError> {
+    pub(crate) fn start(
+        launcher: &'a Launcher,
+        mut plan: Plan,
+        receiving: Option<Receiving<'_>>,
+    ) -> Result<Self, StartError> {
+        if (plan.key == KeySource::Released) != receiving.is_some() {
+            return Err(StartError::NoHolder);
+        }
         if let KeySource::File(path) = &plan.key {
             // A rotation that was interrupted is ended first: it decides which key the file holds.
             rotation::settle(launcher, path).map_err(Box::new)?;
@@ -180,7 +192,7 @@ impl<'a> Workload<'a> {
             None => random_id()?,
         };
         let key_file = match &plan.key {
-            KeySource::Ephemeral | KeySource::Credential => None,
+            KeySource::Ephemeral | KeySource::Credential | KeySource::Released => None,
             KeySource::File(path) => Some(KeyFile::open(path)?),
         };
         let kill_switch = plan.kill_switch.as_deref().map(KillSwitch::watch).transpose()?;
@@ -220,7 +232,8 @@ impl<'a> Workload<'a> {
         let (claim, started) = claim.keep_if(launcher.append(&id, [started]))?;
 
         let coming_up = ComingUp { worker, notary, key_file };
-        let loaded = match coming_up.load(launcher, &plan, &id, started.head, &mut signals) {
+        let loading = Loading { launcher, plan: &plan, id: &id, started: started.head };
+        let loaded = match coming_up.load(&loading, receiving, &mut signals) {
             Ok(loaded) => loaded,
             Err(error) => {
                 // No key was ever within a client's reach: this row ends the workload.
@@ -252,7 +265,8 @@ impl<'a> Workload<'a> {
         mut parts: Parts,
         loaded: LoadedKey,
     ) -> Result<Self, StartError> {
-        let LoadedKey { worker, notary, cage, key, key_file, evidence, newest } = loaded;
+        let LoadedKey { worker, notary, cage, key, key_file, evidence, released_by, newest } =
+            loaded;
         let claimed = ClaimedKey {
             public_key: key.public,
             backing: cage.backing(),
@@ -274,6 +288,7 @@ impl<'a> Workload<'a> {
             files: parts.files,
             signals: parts.signals,
             evidence,
+            released_by,
             first_row: parts.first_row,
             strength: plan.strength(),
             newest,
@@ -686,6 +701,7 @@ impl<'a> Workload<'a> {
             software: software(),
             cause: verdict.cause,
             attestation: self.evidence.as_ref().map(|evidence| evidence.attestation.clone()),
+            released_by: self.released_by,
             command: self.command,
             scrub: verdict.scrub,
             signatures: Signatures {
@@ -791,16 +807,25 @@ impl fmt::Display for UnmetGrades {
 
 impl std::error::Error for UnmetGrades {}
 
+/// What a key is loaded for.
+#[derive(Clone, Copy)]
+struct Loading<'a> {
+    launcher: &'a Launcher,
+    plan: &'a Plan,
+    id: &'a WorkloadId,
+    /// The digest of the `started` row.
+    started: Digest,
+}
+
 impl ComingUp {
     /// Checks the cage, has the key loaded and certified, and puts all that in the ledger.
     fn load(
         self,
-        launcher: &Launcher,
-        plan: &Plan,
-        id: &WorkloadId,
-        started: Digest,
+        loading: &Loading<'_>,
+        receiving: Option<Receiving<'_>>,
         signals: &mut Signals,
     ) -> Result<LoadedKey, StartError> {
+        let Loading { launcher, plan, id, started } = *loading;
         let Self { mut worker, notary, mut key_file } = self;
         let expected = Expected {
             signer_module: Some(WorkerImage::signer_digest()),
@@ -814,11 +839,28 @@ impl ComingUp {
         }
 
         let key_use = plan.grants.key_use();
-        let (public, origin) = load_key(&mut worker, &cage, plan, key_file.as_ref(), signals)?;
-        let loaded_at = launcher.clock.now();
+        let (loaded, loaded_at, released_by, mut notary) = match receiving {
+            None => {
+                let loaded = load_key(&mut worker, &cage, plan, key_file.as_ref(), signals)?;
+                (loaded, launcher.clock.now(), None, notary.ready().map_err(Box::new)?)
+            }
+            Some(receiving) => {
+                // The evidence binds the notary, so it comes first.
+                let notary = notary.ready().map_err(Box::new)?;
+                let (loaded, received) = release::receive(
+                    launcher,
+                    (plan, id),
+                    &mut worker,
+                    notary.key(),
+                    receiving,
+                    signals,
+                )?;
+                (loaded, launcher.clock.now(), Some(ReleasedBy::of(&received)), notary)
+            }
+        };
+        let (public, origin) = (loaded.public_key, loaded.origin);
         tracing::info!(event = %EventName::KeyLoaded, workload = %id, key = %public);
 
-        let mut notary = notary.ready().map_err(Box::new)?;
         let terms = Terms {
             workload: id.clone(),
             public_key: public,
@@ -861,7 +903,7 @@ impl ComingUp {
         )?;
         tracing::info!(event = %EventName::KeyCertified, workload = %id, notary = %notary_key.id());
         let key = Key { public, key_use, origin, certificate, loaded_at };
-        Ok(LoadedKey { worker, notary, cage, key, key_file, evidence, newest })
+        Ok(LoadedKey { worker, notary, cage, key, key_file, evidence, released_by, newest })
     }
 }
 
@@ -898,7 +940,7 @@ fn load_key(
     plan: &Plan,
     key_file: Option<&KeyFile>,
     signals: &mut Signals,
-) -> Result<(PublicKey, KeyOrigin), StartError> {
+) -> Result<control::Loaded, StartError> {
     let source = match key_file {
         None => LoadSource::BornInside,
         Some(_) => LoadSource::File { work_factor_max: plan.unlock.work_factor_max },
@@ -908,7 +950,7 @@ fn load_key(
     if let Some(key) = key_file {
         PublicFile::check(&key.path, &loaded.public_key)?;
     }
-    Ok((loaded.public_key, loaded.origin))
+    Ok(loaded)
 }
 
 impl fmt::Debug for Workload<'_> {
@@ -1076,6 +1118,15 @@ pub enum StartError {
     /// There is no evidence for the key.
     #[error("no evidence could be collected for the key")]
     Attest(#[from] AttestError),
+    /// There is no holder to release the key, or no use for one.
+    #[error("a key that is released takes a holder who releases it")]
+    NoHolder,
+    /// The holder's challenge or answer is refused.
+    #[error("the key was not received")]
+    Release(#[from] ReleaseError),
+    /// The request did not get to the holder, or the answer did not come back.
+    #[error("the holder of the key could not be asked")]
+    ReleaseChannel(#[source] ChannelError),
     /// There is no journal for the worker.
     #[error("the journal of requests could not be made")]
     Journal(#[source] io::Error),
@@ -1120,6 +1171,9 @@ impl StartError {
             Self::PublicFile(error) => error.code(),
             Self::Notary(error) => error.code(),
             Self::Attest(error) => error.code(),
+            Self::NoHolder => "start.no-holder",
+            Self::Release(error) => error.code(),
+            Self::ReleaseChannel(_) => "release.channel",
             Self::Journal(_) => "start.journal",
             Self::PublicKeyFile(_) => "start.public-key-file",
             Self::NoOwnUser { .. } => "start.no-own-user",

@@ -6,12 +6,13 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use evanesce_protocol::commitment::RequestCommitment;
-use evanesce_protocol::{Digest, WorkloadId};
+use evanesce_protocol::{Digest, KeyOrigin, WorkloadId};
 
 use crate::attestation::{Attestation, Attested};
 use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
-use crate::receipt::{KeyRecord, LedgerSpan, Receipt, Signatures};
+use crate::receipt::{KeyRecord, LedgerSpan, Receipt, ReleasedBy, Signatures};
+use crate::release::Received;
 use crate::row::{
     Caged, Certified, Failed, Header, Loaded, REQUESTS_PER_ROW_MAX, ReceiptRow, Signed, Started,
     Wiped,
@@ -38,6 +39,8 @@ pub struct OpenWorkload {
     pub requests: Option<RequestCommitment>,
     /// The newest evidence that was collected for its key.
     pub attested: Option<Attestation>,
+    /// Where its key was received from, where another machine released it.
+    pub received: Option<Received>,
     /// Whether its worker said that it wiped its memory.
     pub wiped: bool,
     /// Its `started` row.
@@ -103,7 +106,7 @@ impl Lives {
     ) -> Result<Step, Wrong> {
         let Some(workload) = header.workload else {
             return match header.event {
-                "started" | "loaded" | "signed" | "receipt" => {
+                "started" | "received" | "loaded" | "signed" | "receipt" => {
                     Err(Wrong::new(Problem::NoWorkload, "a workload's id", "none"))
                 }
                 event => has_members(event, line).map(|()| Step::Other),
@@ -119,6 +122,7 @@ impl Lives {
                     life.attested = Some(attestation);
                 }
             }
+            "received" => self.life(workload)?.receive(read(line)?)?,
             "wiped" => {
                 read::<Wiped>(line)?;
                 if let Some(life) = self.open.get_mut(workload) {
@@ -179,6 +183,7 @@ impl Lives {
             loaded: None,
             requests: None,
             attested: None,
+            received: None,
             wiped: false,
             first: header.seq,
             last: header.seq,
@@ -196,7 +201,25 @@ impl Lives {
 }
 
 impl OpenWorkload {
+    fn receive(&mut self, received: Received) -> Result<(), Wrong> {
+        match &self.loaded {
+            None => {
+                self.received = Some(received);
+                Ok(())
+            }
+            Some(_) => Err(Wrong::new(Problem::Release, "a key that is not loaded yet", "one")),
+        }
+    }
+
     fn load(&mut self, at: Timestamp, loaded: Loaded) -> Result<(), Wrong> {
+        let received = self.received.as_ref().map(|received| received.public_key);
+        let is_released = loaded.origin == KeyOrigin::Released;
+        if is_released != (received == Some(loaded.public_key)) {
+            let expected = received.map_or("a `received` row of this key".into(), |key| {
+                format!("the key that was received, {key}")
+            });
+            return Err(Wrong::new(Problem::Release, expected, loaded.public_key));
+        }
         if let Some((_, before)) = &self.loaded {
             return Err(Wrong::new(
                 Problem::LoadedTwice,
@@ -274,6 +297,14 @@ impl OpenWorkload {
             };
             return wrong(&text(&self.attested), &text(&receipt.attestation));
         }
+        let released_by = self.received.as_ref().map(ReleasedBy::of);
+        if receipt.released_by != released_by {
+            let text = |by: &Option<ReleasedBy>| match by {
+                Some(by) => format!("released by {}", by.holder),
+                None => "not released".to_owned(),
+            };
+            return wrong(&text(&released_by), &text(&receipt.released_by));
+        }
         let span = self.span(ledger);
         match receipt.ledger == span {
             true => Ok(()),
@@ -300,6 +331,8 @@ struct PredicateEssence {
     key: KeyRecord,
     #[serde(default)]
     attestation: Option<Attestation>,
+    #[serde(default)]
+    released_by: Option<ReleasedBy>,
     signatures: Signatures,
     ledger: LedgerSpan,
 }

@@ -9,6 +9,8 @@ use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 
 use crate::attestation::Attestation;
 use crate::checkpoint::LedgerId;
+use crate::notary::NotaryKeyId;
+use crate::release::Received;
 use crate::row::Spawn;
 use crate::statement::{Predicate, Subject};
 use crate::timestamp::Timestamp;
@@ -33,6 +35,9 @@ pub struct Receipt {
     /// The evidence that was collected for its key (`--attest`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestation: Option<Attestation>,
+    /// Who released the key to this machine; absent where it came from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub released_by: Option<ReleasedBy>,
     /// How its command ended; absent where none was started or its end was not seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<CommandEnd>,
@@ -78,13 +83,33 @@ pub struct KeyRecord {
     pub fate: KeyFate,
 }
 
+/// Who released a key, as the `received` row of its workload says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleasedBy {
+    /// The holder's notary.
+    pub holder: NotaryKeyId,
+    /// The holder's ledger.
+    pub ledger: LedgerId,
+    /// SHA-256 of the transcript, which is in both ledgers.
+    pub transcript: Digest,
+}
+
+impl ReleasedBy {
+    /// What the receipt of a key that was received so says of it.
+    pub const fn of(received: &Received) -> Self {
+        let Received { holder, ledger, transcript, .. } = received;
+        Self { holder: *holder, ledger: *ledger, transcript: *transcript }
+    }
+}
+
 /// What became of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyFate {
     /// It was born inside, and its only copy is gone.
     Destroyed,
-    /// This copy is gone; the key also was in a file, of which nothing is said.
+    /// This copy is gone; the key also was in a file, or is with whoever released it, of which
+    /// nothing is said.
     ThisCopyDestroyed,
     /// A part of the scrub could not be shown: see [`Scrub::unproven`].
     Unproven,

@@ -9,6 +9,7 @@ use crate::checkpoint::LedgerId;
 use crate::dsse::Envelope;
 use crate::notary::{NotaryKey, NotaryKeyId};
 use crate::receipt::Claim;
+use crate::release::{Received, Released};
 use crate::timestamp::Timestamp;
 
 /// Bytes in one row, its newline included.
@@ -107,6 +108,10 @@ pub enum Event {
     Certified(Certified),
     /// Evidence of the machine was collected for the key.
     Attested(Box<Attested>),
+    /// The key was received from the holder of another machine.
+    Received(Received),
+    /// A key was sealed to a worker of another machine.
+    Released(Released),
     /// The key signed.
     Signed(Signed),
     /// The worker says that it wiped its memory.

@@ -17,6 +17,7 @@ use crate::dsse::Envelope;
 use crate::life::{Lives, Step, Wrong, read};
 use crate::notary::{NotaryKey, NotaryKeyId, NotaryKeys, RotationError, Standing};
 use crate::read::{ReadError, Reader};
+use crate::release::{KeyRelease, Released};
 use crate::report::FiledReport;
 use crate::rotation::KeyRotation;
 use crate::row::{
@@ -171,6 +172,9 @@ pub enum Problem {
     Notary,
     /// The rotation is of another ledger, or one of its two keys did not sign it.
     Rotation,
+    /// The release does not say what the rows say, or the key that was received is not the one that
+    /// was loaded.
+    Release,
 }
 
 impl fmt::Display for Problem {
@@ -518,6 +522,11 @@ impl<'a> Audit<'a> {
                 // What it says of files is for whoever has them; it says nothing of rows.
                 self.check(position, header.seq, envelope, 0)
             }
+            "released" => {
+                let Released { envelope, .. } = read(line)?;
+                let covers = self.released(&envelope, header.seq)?;
+                self.check(position, header.seq, envelope, covers)
+            }
             "reported" => {
                 let ReportedRow { envelope } = read(line)?;
                 let covers = self.reported(&envelope, header.seq)?;
@@ -620,6 +629,24 @@ impl<'a> Audit<'a> {
                 Err(Wrong::new(Problem::Rotation, format!("a signature by {key}"), "none"))
             }
             None => Ok(()),
+        }
+    }
+
+    /// Checks that a release is of this ledger; returns the row that its signature covers.
+    fn released(&self, envelope: &Envelope, seq: u64) -> Result<u64, Wrong> {
+        let statement = Statement::<KeyRelease>::parse_unverified(envelope);
+        let release = statement
+            .map_err(|error| Wrong::new(Problem::Release, KeyRelease::TYPE, error))?
+            .into_predicate();
+        let LedgerHead { id, last, head } = release.ledger;
+        let found = (Some(id), last, head);
+        let expected = (self.verdict.ledger, seq - 1, self.head());
+        match found == expected {
+            true => Ok(last),
+            false => {
+                let [expected, found] = [expected, found].map(|text| format!("{text:?}"));
+                Err(Wrong::new(Problem::Release, expected, found))
+            }
         }
     }
 

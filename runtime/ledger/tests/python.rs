@@ -40,6 +40,12 @@ fn ledger_with_everything(dir: &Path, notary: &TestNotary, second: &TestNotary) 
     life.sign(&mut ledger, &[b"x"]);
     life.wipe(&mut ledger);
     life.end(&mut ledger, second);
+    let mut released = Life::start(&mut ledger, "w-3", 9);
+    released.receive(&mut ledger);
+    released.load(&mut ledger);
+    released.wipe(&mut ledger);
+    released.end(&mut ledger, second);
+    append_released(&mut ledger, second, LEDGER);
     ledger.append(&[failed("e.f")]).unwrap();
     let left = LeftPages { swapped: 2, ..LeftPages::default() };
     append_shredded(&mut ledger, second, left, ShredFate::Incomplete);

@@ -15,9 +15,10 @@ use evanesce_ledger::report::{ReportOutcome, StepOutcome};
 use evanesce_ledger::row::{CheckpointRow, Event, NewRow, NotaryRow};
 use evanesce_ledger::shred::{LeftPages, ShredFate};
 use evanesce_ledger::{
-    AppendError, Checkpoint, CheckpointFinding, Completeness, NotChecked, Outcome, Predicate as _,
-    Problem, Warning,
+    AppendError, Checkpoint, CheckpointFinding, Completeness, Ledger, LedgerId, NotChecked,
+    Outcome, Predicate as _, Problem, Warning,
 };
+use evanesce_protocol::PublicKey;
 use support::*;
 
 /// Lines of a segment, each with its newline.
@@ -188,7 +189,7 @@ fn a_checkpoint_of_a_stranger_or_another_ledger_shows_nothing_or_that() {
         let Ok(envelope) = checkpoint.sign(notary.key.id(), |bytes| notary.sign(bytes));
         envelope
     };
-    let other_ledger = evanesce_ledger::LedgerId::from_bytes([2; 32]);
+    let other_ledger = LedgerId::from_bytes([2; 32]);
     for (given, finding, outcome) in [
         (
             checkpoint(LEDGER, b"x", &stranger),
@@ -254,10 +255,10 @@ fn a_receipt_that_contradicts_its_rows_is_named() {
     let changes: [Change; 7] = [
         |receipt| receipt.signatures.count += 1,
         |receipt| receipt.signatures.commitment = evanesce_protocol::Digest::of(b"x"),
-        |receipt| receipt.key.public_key = evanesce_protocol::PublicKey::from_bytes([9; 32]),
+        |receipt| receipt.key.public_key = PublicKey::from_bytes([9; 32]),
         |receipt| receipt.ledger.last -= 1,
         |receipt| receipt.ledger.head = evanesce_protocol::Digest::of(b"x"),
-        |receipt| receipt.ledger.id = evanesce_ledger::LedgerId::from_bytes([2; 32]),
+        |receipt| receipt.ledger.id = LedgerId::from_bytes([2; 32]),
         |receipt| receipt.workload = "w-1".parse().unwrap(),
     ];
     for (number, change) in changes.into_iter().enumerate() {
@@ -323,7 +324,7 @@ fn a_receipt_that_names_other_evidence_than_its_rows_is_wrong() {
 
 #[test]
 fn impossible_lives_are_named() {
-    type Rows = fn(&mut evanesce_ledger::Ledger, &TestNotary);
+    type Rows = fn(&mut Ledger, &TestNotary);
     let cases: [(Rows, u64, Problem); 6] = [
         (
             |ledger, _| {
@@ -399,7 +400,7 @@ fn a_receipt_by_another_key_in_the_notarys_name_does_not_verify() {
     assert_eq!((bad.seq, bad.problem, verdict.signatures.invalid), (12, Problem::Signature, 1));
 }
 
-fn rotate(ledger: &mut evanesce_ledger::Ledger, from: &TestNotary, to: &TestNotary) {
+fn rotate(ledger: &mut Ledger, from: &TestNotary, to: &TestNotary) {
     let rotation = NotaryRotation {
         ledger: LEDGER,
         retired: from.key.id(),
@@ -474,7 +475,7 @@ fn a_checkpoint_that_begins_a_segment_signs_the_row_before_it_all_the_same() {
     let notary = TestNotary::new(1);
     small_ledger(dir.path(), &notary);
     let setup = evanesce_ledger::Setup { segment_bytes_max: 1, ..setup() };
-    let mut ledger = evanesce_ledger::Ledger::open(dir.path(), setup).unwrap();
+    let mut ledger = Ledger::open(dir.path(), setup).unwrap();
     let appended = ledger.lock().unwrap().append_after(at(1), |rows, head| {
         let checkpoint = Checkpoint { ledger: LEDGER, rows, head, at: at(1) };
         let Ok(envelope) = checkpoint.sign(notary.key.id(), |bytes| notary.sign(bytes));
@@ -587,4 +588,69 @@ fn a_report_that_says_more_than_its_steps_is_named() {
         let problem = verdict.first_bad_row.map(|bad| bad.problem);
         assert_eq!(problem, (outcome == Outcome::Invalid).then_some(Problem::Report));
     }
+}
+
+#[test]
+fn a_released_key_is_followed_from_both_sides() {
+    let fixture = Fixture::new();
+    let mut ledger = open(fixture.dir.path());
+    let mut life = Life::start(&mut ledger, "w-2", 8);
+    life.receive(&mut ledger);
+    life.load(&mut ledger);
+    life.end(&mut ledger, &fixture.notary);
+    append_released(&mut ledger, &fixture.notary, LEDGER);
+
+    let verdict = fixture.audit();
+
+    assert_eq!((verdict.first_bad_row, verdict.outcome), (None, Outcome::Trusted));
+}
+
+#[test]
+fn a_release_of_another_ledger_and_a_key_that_was_not_received_are_named() {
+    let wrong: [fn(&mut Ledger, &TestNotary); 4] = [
+        |ledger, notary| append_released(ledger, notary, LedgerId::from_bytes([2; 32])),
+        |ledger, _| {
+            // Another key than was received.
+            let mut life = Life::start(ledger, "w-2", 8);
+            life.receive(ledger);
+            life.key = PublicKey::from_bytes([3; 32]);
+            life.load(ledger);
+        },
+        |ledger, _| {
+            // None was received.
+            let mut life = Life::start(ledger, "w-2", 8);
+            life.received = Some(life.to_be_received());
+            life.load(ledger);
+        },
+        |ledger, _| {
+            // One came when there was a key already.
+            let mut life = Life::start(ledger, "w-2", 8);
+            life.load(ledger);
+            life.receive(ledger);
+        },
+    ];
+    for (number, wrong) in wrong.into_iter().enumerate() {
+        let fixture = Fixture::new();
+        wrong(&mut open(fixture.dir.path()), &fixture.notary);
+
+        let bad = fixture.audit().first_bad_row.unwrap();
+
+        assert_eq!(bad.problem, Problem::Release, "case {number}: {bad}");
+    }
+}
+
+#[test]
+fn a_receipt_that_names_another_release_than_its_rows_is_wrong() {
+    let fixture = Fixture::new();
+    let mut ledger = open(fixture.dir.path());
+    let mut life = Life::start(&mut ledger, "w-2", 8);
+    life.receive(&mut ledger);
+    life.load(&mut ledger);
+    let mut receipt = life.receipt();
+    receipt.released_by = None;
+    life.end_with(&mut ledger, &fixture.notary, receipt);
+
+    let bad = fixture.audit().first_bad_row.unwrap();
+
+    assert_eq!(bad.problem, Problem::Receipt, "{bad}");
 }

@@ -7,6 +7,7 @@
 //! signer   → Caged   ← Inspect (+ key file)    → Inspected
 //!                    ← Load (+ key file)       → Wanted   ← Secret (+ its source)           → Loaded
 //!                    ← Load (+ key file)       → Loaded   ← Serve (+ listener, journal, …)  → Serving
+//!                    ← OfferRelease            → Offered  ← Load                            → Loaded
 //!                                                         ← Wipe                            → Wiped
 //! notary   → Caged   ← Load | Create (+ file)  → Loaded   ← Sign …                          → Signed …
 //!                                                         ← Wipe                            → Wiped
@@ -23,8 +24,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::custody::{KeyFileInfo, Seal};
+use crate::evidence::ReleaseKey;
 use crate::grant::Grants;
 use crate::ids::{Digest, KeyOrigin, KeyUse, PublicKey};
+use crate::release::ReleaseContext;
 use crate::rotation::Handover;
 pub use crate::smaps::Backing;
 
@@ -111,7 +114,11 @@ impl TerminalUse {
 pub enum SignerOrder {
     /// Say what a key file is, without opening it. One descriptor, the key file.
     Inspect,
-    /// Bring a key within the signer's reach. One descriptor, the key file, unless it is born inside.
+    /// Make a release key, that the private half of this key may be sealed to. The only order that
+    /// makes sense next is to load what was sealed to it, once, or to wipe.
+    OfferRelease(PublicKey),
+    /// Bring a key within the signer's reach. One descriptor, the key file, unless it is born inside
+    /// or released.
     Load(Load),
     /// What [`SignerReport::Wanted`] asked for. One descriptor.
     Secret(SecretSource),
@@ -137,7 +144,7 @@ pub struct Load {
 }
 
 /// Where a key comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LoadSource {
     /// It is made inside.
     BornInside,
@@ -145,6 +152,13 @@ pub enum LoadSource {
     File {
         /// The highest work factor of scrypt that is done to open it, log2 of `N`.
         work_factor_max: u8,
+    },
+    /// Another machine sealed it to the release key that this worker offered.
+    Released {
+        /// What it was sealed under.
+        context: ReleaseContext,
+        /// What was sealed, [`crate::release::RELEASE_SEALED_BYTES`].
+        sealed: Vec<u8>,
     },
 }
 
@@ -197,6 +211,8 @@ pub enum SignerReport {
     Caged(CageReport),
     /// What a key file is, or why it is none.
     Inspected(Result<KeyFileInfo, Refused>),
+    /// A release key was made.
+    Offered(ReleaseKey),
     /// A secret is needed.
     Wanted(Wanted),
     /// A key is loaded.
@@ -221,7 +237,8 @@ pub struct Loaded {
     pub public_key: PublicKey,
     /// Where it came from.
     pub origin: KeyOrigin,
-    /// The sealed file, where one was ordered: armoured age.
+    /// What was sealed, where that was ordered: armoured age, or for a release
+    /// [`crate::release::RELEASE_SEALED_BYTES`] in hexadecimal digits.
     pub sealed: Option<String>,
 }
 
@@ -437,6 +454,15 @@ pub enum Refused {
         /// The limit.
         limit_bytes: u32,
     },
+    /// What was released does not open with the release key of this worker.
+    #[error("what was released does not open with this worker's release key")]
+    ReleaseNotOpened,
+    /// What was released is not the key that was asked for.
+    #[error("what was released is not the key {expected}")]
+    ReleaseOtherKey {
+        /// The public half of the key that was asked for.
+        expected: PublicKey,
+    },
     /// The journal of requests could not be written, so nothing more is signed.
     #[error("the journal of requests could not be written ({})", Errno(*errno))]
     Journal {
@@ -469,6 +495,8 @@ impl Refused {
             Self::PassphraseLength { .. } => "passphrase.length",
             Self::PassphrasesDiffer => "passphrase.differ",
             Self::IdentityLength { .. } => "identity.length",
+            Self::ReleaseNotOpened => "release.not-opened",
+            Self::ReleaseOtherKey { .. } => "release.other-key",
             Self::Journal { .. } => "worker.journal",
             Self::Order { .. } => "worker.order",
         }

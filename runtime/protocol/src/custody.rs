@@ -8,7 +8,9 @@ use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 
+use crate::evidence::ReleaseKey;
 use crate::ids::{KeyOrigin, PublicKey};
+use crate::release::ReleaseContext;
 
 /// How a key file is written. Recognised by its content, never by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,6 +110,13 @@ pub enum Seal {
     },
     /// To the holders of these identities; at most [`crate::limits::RECIPIENTS_MAX`].
     Recipients(Vec<Recipient>),
+    /// To one worker of another machine, once (HPKE, RFC 9180).
+    Release {
+        /// The release key that it offered, which was appraised.
+        to: ReleaseKey,
+        /// What it is sealed under.
+        context: ReleaseContext,
+    },
 }
 
 /// An X25519 recipient of age: `age1` and 58 characters (Bech32, BIP 173).

@@ -268,6 +268,8 @@ pub enum KeyOrigin {
     PlaintextFile,
     /// Read from a sealed file, which still exists.
     SealedFile,
+    /// Released by another machine, whose holder still has it.
+    Released,
 }
 
 impl KeyOrigin {
@@ -275,7 +277,7 @@ impl KeyOrigin {
     pub const fn ends_with_worker(self) -> bool {
         match self {
             Self::BornInside => true,
-            Self::PlaintextFile | Self::SealedFile => false,
+            Self::PlaintextFile | Self::SealedFile | Self::Released => false,
         }
     }
 }

@@ -69,6 +69,8 @@ pub fn seal(
                 recipe(&mut file, &arguments, &wrap(&key, &file_key));
             }
         }
+        // Not a file: `seal_to_release` does it.
+        Seal::Release { .. } => return Err(KeyFormatError::Recipients),
     }
     file.extend_from_slice(&LAST[..LAST.len() - 1]);
     let mut mac = header_mac(&file_key);

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use evanesce_ledger::{
     CheckpointFinding, Completeness, Envelope, Event, Exported, FiledReport, FoundReceipt,
-    NotaryKey, Outcome, Reader, Receipt, Row, ShredReceipt, SignatureRecord, Statement, Verdict,
+    KeyRelease, NotaryKey, Outcome, Reader, Receipt, Released, Row, ShredReceipt, SignatureRecord,
+    Statement, Verdict,
 };
 use evanesce_protocol::WorkloadId;
 use serde::Serialize;
@@ -394,6 +395,7 @@ fn render_row(row: &Row, out: &mut dyn Write) -> io::Result<()> {
             let found = &attested.attestation;
             format!("evidence={} provider={}", found.evidence, found.provider)
         }
+        Event::Released(row) => release_summary(row),
         Event::Statement(row) => statement_summary(&row.envelope),
         Event::Reported(reported) => report_summary(&reported.envelope),
         Event::Checkpoint(_) => String::new(),
@@ -407,6 +409,16 @@ fn statement_summary(envelope: &Envelope) -> String {
     match Statement::<SignatureRecord>::parse_unverified(envelope) {
         Ok(statement) => format!("{} was signed", statement.predicate().artifact.name),
         Err(_) => "a statement of another kind".into(),
+    }
+}
+
+fn release_summary(row: &Released) -> String {
+    match Statement::<KeyRelease>::parse_unverified(&row.envelope) {
+        Ok(statement) => {
+            let KeyRelease { public_key, tee, .. } = statement.predicate();
+            format!("{public_key} to a worker in a {tee} machine, transcript {}", row.transcript)
+        }
+        Err(_) => "not a release".into(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use evanesce_launcher::systemd::SpawnChoice;
 use evanesce_launcher::systemd::credential::{Credential, CredentialName};
 use evanesce_launcher::systemd::unit::UnitUser;
-use evanesce_launcher::{Degraded, KeySource, Plan};
+use evanesce_launcher::{Degraded, KeySource, Launcher, Plan, Workload};
 use evanesce_posture::grade::Requirement;
 use evanesce_protocol::WorkloadId;
 use evanesce_protocol::evidence::Nonce;
@@ -14,9 +14,10 @@ use evanesce_protocol::evidence::Nonce;
 use crate::commands::attest::collect::SourceArgs;
 use crate::commands::attest::input::parse_nonce;
 use crate::commands::key::secrets::UnlockArgs;
+use crate::commands::key_from::KeyFromArgs;
 use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
-use crate::errors::Coded;
+use crate::errors::{Coded, CommandError};
 use crate::files::parse_duration;
 
 /// Which key, for how long, and what is given up.
@@ -32,6 +33,10 @@ pub struct KeyArgs {
     /// What opens it.
     #[command(flatten)]
     pub unlock: UnlockArgs,
+
+    /// Who releases it.
+    #[command(flatten)]
+    pub key_from: KeyFromArgs,
 
     /// Make a key inside the signer that never leaves it (the default)
     #[arg(long)]
@@ -201,6 +206,20 @@ pub(crate) fn flag_of_list<T: Clone>(flag: &'static str, list: &[T]) -> Option<S
 }
 
 impl KeyArgs {
+    /// Starts the workload of a plan, whose key may be released by somebody else.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyFromArgs::start`].
+    pub fn start<'l>(
+        &self,
+        context: &Context<'_>,
+        launcher: &'l Launcher,
+        plan: Plan,
+    ) -> Result<Workload<'l>, CommandError> {
+        self.key_from.start(context, launcher, plan, self.source.plan(None))
+    }
+
     /// A plan with these and the settings and, for the rest, the defaults.
     pub fn plan(&self, context: &Context<'_>) -> Plan {
         let settings = context.settings();
@@ -209,6 +228,7 @@ impl KeyArgs {
             workload_id: self.workload_id.clone(),
             key: match &self.key {
                 Some(path) => KeySource::File(path.clone()),
+                None if self.key_from.is_named() => KeySource::Released,
                 None => KeySource::Ephemeral,
             },
             attest: self.attest.then(|| self.source.plan(self.attest_nonce)),

@@ -193,7 +193,7 @@ pub fn run(args: &RunArgs, context: &Context<'_>) -> Result<RunReport, CommandEr
     let plan = args.plan(context, command.name())?;
     args.key.source.warn(context);
     let launcher = context.launcher()?;
-    let mut workload = launcher.start(plan)?;
+    let mut workload = args.key.start(context, &launcher, plan)?;
     if !args.quiet {
         let (id, key) = (workload.id(), workload.public_key());
         context.ui().say(&format!("evanesce: workload {id} signs with {key}"));

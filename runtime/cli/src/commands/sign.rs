@@ -110,7 +110,7 @@ pub fn run(args: &SignArgs, context: &Context<'_>) -> Result<SignReport, Command
     }
     args.key.source.warn(context);
     let launcher = context.launcher()?;
-    let mut workload = launcher.start(args.plan(context))?;
+    let mut workload = args.key.start(context, &launcher, args.plan(context))?;
     let signed = sign_all(&mut workload, &jobs);
     if let Ok(signed) = &signed {
         for file in signed.iter().filter_map(|signed| signed.file.clone()) {

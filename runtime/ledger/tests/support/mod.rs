@@ -12,11 +12,12 @@ use evanesce_ledger::report::*;
 use evanesce_ledger::row::*;
 use evanesce_ledger::shred::*;
 use evanesce_ledger::{
-    AppendError, Appended, Attestation, Attested, Envelope, Ledger, LedgerId, NotaryKey,
-    P256Signature, Predicate as _, Setup, Timestamp, Verdict, VerifyOptions, verify,
+    AppendError, Appended, Attestation, Attested, Envelope, KeyRelease, Ledger, LedgerId,
+    NotaryKey, P256Signature, Predicate as _, Received, Released, Setup, Timestamp, Verdict,
+    VerifyOptions, verify,
 };
 use evanesce_protocol::commitment::RequestCommitment;
-use evanesce_protocol::evidence::Nonce;
+use evanesce_protocol::evidence::{Nonce, NotaryPoint, ReleaseKey};
 use evanesce_protocol::smaps::Backing;
 use evanesce_protocol::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use p256::ecdsa::SigningKey;
@@ -73,6 +74,7 @@ pub(crate) struct Life {
     pub(crate) key: PublicKey,
     pub(crate) requests: RequestCommitment,
     pub(crate) attested: Option<Attestation>,
+    pub(crate) received: Option<Received>,
     first: u64,
     newest: Option<Appended>,
 }
@@ -85,6 +87,7 @@ impl Life {
             key,
             requests: RequestCommitment::new(&key),
             attested: None,
+            received: None,
             first: 0,
             newest: None,
         };
@@ -103,9 +106,33 @@ impl Life {
     }
 
     pub(crate) fn load(&mut self, ledger: &mut Ledger) {
-        let (public_key, origin) = (self.key, KeyOrigin::BornInside);
+        let (public_key, origin) = (self.key, self.origin());
         let key_use = KeyUse::Message;
         self.append(ledger, Event::Loaded(Loaded { public_key, key_use, origin }));
+    }
+
+    pub(crate) fn receive(&mut self, ledger: &mut Ledger) {
+        let received = self.to_be_received();
+        self.received = Some(received.clone());
+        self.append(ledger, Event::Received(received));
+    }
+
+    pub(crate) fn to_be_received(&self) -> Received {
+        Received {
+            transcript: Digest::of(b"transcript"),
+            session: Nonce::from_bytes([4; 32]),
+            holder: TestNotary::new(9).key.id(),
+            ledger: LedgerId::from_bytes([9; 32]),
+            public_key: self.key,
+            evidence: Digest::of(b"evidence"),
+        }
+    }
+
+    fn origin(&self) -> KeyOrigin {
+        match self.received {
+            Some(_) => KeyOrigin::Released,
+            None => KeyOrigin::BornInside,
+        }
     }
 
     pub(crate) fn attest(&mut self, ledger: &mut Ledger) {
@@ -144,8 +171,8 @@ impl Life {
             key: KeyRecord {
                 public_key: self.key,
                 key_use: KeyUse::Message,
-                origin: KeyOrigin::BornInside,
-                fate: KeyFate::Destroyed,
+                origin: self.origin(),
+                fate: KeyFate::shown(self.origin()),
             },
             times: Times { started: time, loaded: time, ended: time, made: time },
             software: Software {
@@ -155,6 +182,7 @@ impl Life {
             },
             cause: Cause::CommandEnded,
             attestation: self.attested.clone(),
+            released_by: self.received.as_ref().map(ReleasedBy::of),
             command: Some(CommandEnd::Exited(0)),
             scrub: Scrub {
                 method: ScrubMethod::WorkerWipedThenOverwritten,
@@ -278,6 +306,33 @@ pub(crate) fn fill(ledger: &mut Ledger, notary: &TestNotary, rows: u64, signed: 
         life.end(ledger, notary);
         written += signed + 4;
     }
+}
+
+/// Appends that a key was released, as a release of the ledger `of`.
+pub(crate) fn append_released(ledger: &mut Ledger, notary: &TestNotary, of: LedgerId) {
+    let mut writer = ledger.lock().unwrap();
+    let release = |ledger| KeyRelease {
+        ledger,
+        session: Nonce::from_bytes([4; 32]),
+        challenge: Digest::of(b"challenge"),
+        request: Digest::of(b"request"),
+        public_key: PublicKey::from_bytes([8; 32]),
+        release_key: ReleaseKey::from_bytes([6; 32]),
+        sealed: Digest::of(b"sealed"),
+        evidence: Digest::of(b"evidence"),
+        notary: NotaryPoint::from_bytes([5; 65]),
+        tee: "snp".into(),
+        measurement: "14".repeat(48),
+        policy: Digest::of(b"policy"),
+        at: at(1),
+    };
+    let appended = writer.append_after(at(1), |last, head| {
+        let release = release(LedgerHead { id: of, last, head });
+        let Ok(envelope) = release.sign(notary.key.id(), |bytes| notary.sign(bytes));
+        let transcript = Digest::of(b"transcript");
+        Ok::<_, AppendError>(Event::Released(Released { transcript, envelope }))
+    });
+    appended.unwrap();
 }
 
 /// Appends the receipt of a process that was shredded and left `left` behind.
