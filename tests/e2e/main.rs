@@ -18,6 +18,7 @@ mod newcomer;
 mod residue;
 mod rotation;
 mod run;
+mod serve;
 mod tools;
 mod transparency;
 mod tsm_fs;

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod playbook;
 pub mod ps;
 pub mod run;
+pub mod serve;
 pub mod shred;
 pub mod sign;
 pub mod stop;
