@@ -66,7 +66,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<BenchReport, BenchError> {
     let program = match &args.binary {
         Some(path) => path.canonicalize().map_err(BenchError::Start)?,
         None => {
-            show(cargo().args(["build", "--release", "--locked", "--package", "evanesce"]))?;
+            show(cargo().args(["build", "--release", "--locked", "--bin", "evanesce"]))?;
             target_directory()?.join("release/evanesce")
         }
     };

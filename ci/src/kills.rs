@@ -21,7 +21,7 @@ pub(crate) struct KillsArgs {
 pub(crate) fn run(args: &KillsArgs) -> Result<KillsReport, ProgramError> {
     let mut cargo = cargo();
     cargo
-        .args(["test", "--locked", "--package", "evanesce-tests", "--test", "kills"])
+        .args(["test", "--locked", "--workspace", "--test", "kills"])
         .args(["--", "--nocapture"])
         .env("EVANESCE_KILLS_ROUNDS", args.rounds.to_string());
     if let Some(seed) = args.seed {

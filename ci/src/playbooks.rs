@@ -25,7 +25,7 @@ pub(crate) struct PlaybooksArgs {
 }
 
 pub(crate) fn run(args: &PlaybooksArgs) -> Result<PlaybooksReport, PlaybooksError> {
-    show(cargo().args(["build", "--quiet", "--release", "--locked", "--package", "evanesce"]))?;
+    show(cargo().args(["build", "--quiet", "--release", "--locked", "--bin", "evanesce"]))?;
     let stage = Stage::prepare()?;
     let mut report = PlaybooksReport::default();
     let listed = stage.json(&["playbook", "list"], &[0])?;

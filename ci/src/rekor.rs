@@ -26,17 +26,16 @@ pub(crate) struct RekorArgs {
 pub(crate) fn run(args: &RekorArgs) -> Result<RekorReport, ProgramError> {
     if args.kills.is_some() {
         let kills = "three_hundred_kills_lose_nothing_and_publish_nothing_twice";
-        show(cargo().args(["test", "--locked", "--package", "evanesce-transparency"]).args([
-            "--test",
-            "kills",
-            "--",
-            "--ignored",
-            "--nocapture",
-            "--exact",
-            kills,
-        ]))?;
+        show(
+            cargo().args(["test", "--locked", "--workspace", "--test", "log_kills", "--"]).args([
+                "--ignored",
+                "--nocapture",
+                "--exact",
+                kills,
+            ]),
+        )?;
     }
-    show(cargo().args(["build", "--locked", "--package", "evanesce"]))?;
+    show(cargo().args(["build", "--release", "--locked", "--bin", "evanesce"]))?;
     let target = target_directory()?;
     let (tools, node) = (target.join("go-tools"), target.join("node-tools"));
     let mut skipped = Vec::new();
@@ -60,7 +59,7 @@ pub(crate) fn run(args: &RekorArgs) -> Result<RekorReport, ProgramError> {
     show(
         Command::new("python3")
             .arg(repository().join("ci/rekor/rekor.py"))
-            .arg(target.join("debug/evanesce"))
+            .arg(target.join("release/evanesce"))
             .args([&tools, &node, &work]),
     )?;
     Ok(RekorReport { skipped })

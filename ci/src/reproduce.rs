@@ -79,7 +79,7 @@ impl fmt::Display for ReproduceReport {
 
 /// Builds the launcher, and reads what it embeds: its build script says where that is.
 fn embedded() -> Result<Vec<Vec<u8>>, ReproduceError> {
-    let build = ["build", "--quiet", "--locked", "--package", "evanesce-launcher"];
+    let build = ["build", "--quiet", "--release", "--locked", "--bin", "evanesce"];
     let said = output(cargo().args(build).arg("--message-format=json"))?;
     let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let variables: Vec<Value> = messages

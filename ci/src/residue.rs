@@ -22,7 +22,7 @@ pub(crate) fn run(args: &ResidueArgs) -> Result<ResidueReport, ProgramError> {
     let which = if args.mutants_only { "--ignored" } else { "--include-ignored" };
     show(
         cargo()
-            .args(["test", "--locked", "--package", "evanesce-tests", "--test", "e2e", "--"])
+            .args(["test", "--locked", "--workspace", "--test", "e2e", "--"])
             .args(["--nocapture", "--test-threads=1", which, "residue::"])
             .env("CI", "true"), // where this is set, a test that cannot be run fails
     )?;

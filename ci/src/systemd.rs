@@ -48,7 +48,7 @@ pub(crate) fn run(args: &SystemdArgs) -> Result<SystemdReport, SystemdError> {
 /// Builds the tests and returns their program.
 fn build_tests(release: bool) -> Result<PathBuf, SystemdError> {
     let mut build = cargo();
-    build.args(["test", "--locked", "--package", "evanesce-tests", "--test", "systemd"]);
+    build.args(["test", "--locked", "--workspace", "--test", "systemd"]);
     build.args(["--no-run", "--message-format=json-render-diagnostics"]);
     if release {
         build.arg("--release");

@@ -6,6 +6,7 @@
 //! not searched.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -373,16 +374,20 @@ fn status(pid: u32, field: &str) -> String {
     line.expect("the field is there").trim().to_owned()
 }
 
-/// Builds the program with a worker that leaks, beside the builds of everything else.
+/// Builds the program with a worker that leaks, in a directory of its own: another build would
+/// embed that worker.
 fn build_with(feature: &str) -> PathBuf {
     let builds = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let target = builds.join("mutants");
-    take_over_worker_builds(&builds.join("worker-build"), &target.join("worker-build"));
+    take_over(&builds.join("worker-build/worker"), &target.join("worker-build/worker"));
+    take_over(&builds.join("debug"), &target.join("debug"));
+    // With the features of everything's tests, as this test's own libraries were compiled. A test of
+    // this package has its programs built.
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--locked", "-p", "evanesce-tests", "--bin", PROGRAM_NAME])
+        .args(["test", "--no-run", "--quiet", "--locked", "--workspace", "--test", "kills"])
         .arg("--target-dir")
         .arg(&target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
         .env("EVANESCE_WORKER_FEATURES", feature)
         .status()
         .unwrap();
@@ -390,25 +395,36 @@ fn build_with(feature: &str) -> PathBuf {
     target.join("debug").join(PROGRAM_NAME)
 }
 
-/// Copies what the worker is made of, which is long compiled in `shared`, to where mutants are built.
-/// A mutant is never built in `shared` itself: another build would embed it.
-fn take_over_worker_builds(shared: &Path, own: &Path) {
-    if own.is_symlink() {
-        fs::remove_file(own).unwrap();
-    }
-    let profile = shared.join("worker");
-    let Ok(lock) = File::open(profile.join(".cargo-lock")) else { return };
+/// Gives `own` the libraries that cargo has compiled for `shared`, a profile's directory, so that
+/// what does not differ in a mutant is not compiled again. Cargo replaces libraries and never writes
+/// into one; what it does write into is copied.
+fn take_over(shared: &Path, own: &Path) {
+    let Ok(lock) = File::open(shared.join(".cargo-lock")) else { return };
     if own.exists() {
         return;
     }
     // Cargo holds this lock while it builds there.
     lock.lock_shared().unwrap();
-    let copied = own.with_extension("copying");
-    fs::create_dir_all(&copied).unwrap();
-    let mut copy = Command::new("cp");
-    copy.arg("--archive").arg(&profile).arg(&copied);
-    output(copy).expect_status(0);
-    fs::rename(&copied, own).unwrap();
+    // Whole or not there: what an interrupted run left is made anew.
+    let new = own.with_extension("new");
+    if new.exists() {
+        fs::remove_dir_all(&new).unwrap();
+    }
+    fs::create_dir_all(new.join("deps")).unwrap();
+    for folder in [".fingerprint", "build"] {
+        let mut copy = Command::new("cp");
+        copy.arg("--archive").arg(shared.join(folder)).arg(&new);
+        output(copy).expect_status(0);
+    }
+    for library in fs::read_dir(shared.join("deps")).unwrap() {
+        let library = library.unwrap();
+        let path = library.path();
+        let kind = path.extension().and_then(OsStr::to_str);
+        if kind.is_some_and(|kind| ["rlib", "rmeta", "so"].contains(&kind)) {
+            fs::hard_link(&path, new.join("deps").join(library.file_name())).unwrap();
+        }
+    }
+    fs::rename(&new, own).unwrap();
 }
 
 #[track_caller]

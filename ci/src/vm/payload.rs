@@ -53,11 +53,12 @@ impl Programs {
             build.args(["--bin", "evanesce"]);
         }
         show(&mut build)?;
-        let debug = target_directory()?.join("debug/evanesce");
+        // The command as the end-to-end tests have it: its roots can be replaced.
+        let debug = target_directory()?.join("debug/evanesce-under-test");
         if appraiser.is_none() {
             let mut build = cargo();
-            build.args(["build", "--quiet", "--locked", "--package", "evanesce"]);
-            show(build.args(["--bin", "evanesce", "--features", "danger-replaced-roots"]))?;
+            build.args(["test", "--no-run", "--quiet", "--locked", "--workspace"]);
+            show(build.args(["--test", "kills"]))?;
         }
         Ok(Self {
             appraiser: appraiser.map_or(debug, Path::to_owned),
