@@ -53,7 +53,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ServeReport, ServeError> {
     let program = match &args.binary {
         Some(path) => path.canonicalize().map_err(ServeError::Io)?,
         None => {
-            show(cargo().args(["build", "--release", "--locked", "--package", "evanesce"]))?;
+            show(cargo().args(["build", "--release", "--locked", "--bin", "evanesce"]))?;
             target_directory()?.join("release/evanesce")
         }
     };
