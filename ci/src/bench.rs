@@ -20,9 +20,11 @@ use std::process::ExitStatus;
 use clap::value_parser;
 use serde::Serialize;
 
+pub(crate) use self::client::Client as AgentClient;
 use self::figure::{Figure, HEADINGS};
 use self::installation::Installation;
 use self::machine::Machine;
+pub(crate) use self::samples::Samples;
 use crate::programs::{ProgramError, cargo, show, target_directory};
 
 /// Measure evanesce against OpenSSH's ssh-agent and node, in one run

@@ -14,6 +14,7 @@ mod rekor;
 mod reproduce;
 mod residue;
 mod sbom;
+mod serve;
 mod signer;
 mod systemd;
 mod vm;
@@ -47,6 +48,7 @@ enum Task {
     Reproduce(reproduce::ReproduceArgs),
     Residue(residue::ResidueArgs),
     Sbom(sbom::SbomArgs),
+    Serve(serve::ServeArgs),
     Signer(signer::SignerArgs),
     Systemd(systemd::SystemdArgs),
     Vm(vm::VmArgs),
@@ -65,6 +67,7 @@ impl Task {
             Self::Reproduce(args) => Box::new(reproduce::run(args)?),
             Self::Residue(args) => Box::new(residue::run(args)?),
             Self::Sbom(args) => Box::new(sbom::run(args)?),
+            Self::Serve(args) => Box::new(serve::run(args)?),
             Self::Signer(args) => Box::new(signer::run(args)?),
             Self::Systemd(args) => Box::new(systemd::run(args)?),
             Self::Vm(args) => {

@@ -19,6 +19,7 @@ mod release;
 mod residue;
 mod rotation;
 mod run;
+mod serve;
 mod tools;
 mod transparency;
 mod tsm_fs;

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod https;
 mod installation;
 pub mod peers;
 pub mod process;

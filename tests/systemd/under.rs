@@ -96,6 +96,8 @@ fn the_shipped_files_are_taken_by_systemd() {
     for (source, unit) in [
         ("evanesce@.service", "evanesce@.service"),
         ("evanesce-recover.service", "evanesce-recover.service"),
+        ("evanesce-serve.service", "evanesce-serve.service"),
+        ("evanesce-serve.socket", "evanesce-serve.socket"),
     ] {
         let text = fs::read_to_string(shipped.join(source)).unwrap();
         let text = text.replace("/usr/bin/evanesce", PROGRAM);

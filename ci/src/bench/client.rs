@@ -15,7 +15,7 @@ use evanesce_protocol::sshsig::{HashAlgorithm, SignedData};
 
 /// One connection to an agent, and a key that it offers.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     stream: UnixStream,
     frames: Frames,
     buffer: [u8; 1024],
@@ -26,7 +26,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn connect(socket: &Path) -> io::Result<Self> {
+    pub(crate) fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket)?;
         let requests_count = Arc::<AtomicU64>::default();
         let (lives, client) = mpsc::channel();
@@ -56,7 +56,7 @@ impl Client {
     }
 
     /// Has `count` requests signed with up to `outstanding` under way, and says how long that took.
-    pub(super) fn sign_many(&mut self, count: u32, outstanding: usize) -> io::Result<Duration> {
+    pub(crate) fn sign_many(&mut self, count: u32, outstanding: usize) -> io::Result<Duration> {
         let requests: Vec<_> = (0..count).map(|_| self.next_request()).collect();
         let begin = Instant::now();
         let (first, rest) = requests.split_at(outstanding.min(requests.len()));

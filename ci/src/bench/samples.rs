@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Durations, at least one.
 #[derive(Debug)]
-pub(super) struct Samples {
+pub(crate) struct Samples {
     sorted: Vec<Duration>,
 }
 
@@ -15,7 +15,7 @@ impl Samples {
     /// # Panics
     ///
     /// Where there are none.
-    pub(super) fn new(mut durations: Vec<Duration>) -> Self {
+    pub(crate) fn new(mut durations: Vec<Duration>) -> Self {
         assert!(!durations.is_empty(), "something was measured");
         durations.sort_unstable();
         Self { sorted: durations }

@@ -154,6 +154,11 @@ pub const ADVICE: &[Advice] = &[
         "`evanesce audit show` lists the workloads; one that is alive has no receipt yet",
     ),
     Advice::new(
+        "budget.spent",
+        Fault::Refusal,
+        "have the server's operator raise the budget, or restart the server with new keys",
+    ),
+    Advice::new(
         "canary.not-one",
         Fault::Misuse,
         "name a file that `evanesce drill canary new` wrote, as it wrote it; no other key is read",
@@ -174,6 +179,11 @@ pub const ADVICE: &[Advice] = &[
         "claim.io",
         Fault::Environment,
         "see that the state directory can be written and its disk is not full",
+    ),
+    Advice::new(
+        "client.unknown",
+        Fault::Refusal,
+        "have the server's operator add the certificate, or show the one that was added",
     ),
     Advice::new(
         "collateral.answer",
@@ -380,9 +390,19 @@ pub const ADVICE: &[Advice] = &[
         "the envelope was changed after it was made: ask for the evidence again",
     ),
     Advice::new(
+        "evidence.failed",
+        Fault::Environment,
+        "the server's machine gives none: `evanesce attest collect` there says why",
+    ),
+    Advice::new(
         "evidence.kind",
         Fault::Misuse,
         "name an envelope with a SEV-SNP report or a TDX quote; raw ones go to --snp-report and --tdx-quote",
+    ),
+    Advice::new(
+        "evidence.none",
+        Fault::Refusal,
+        "have the server's operator set `evidence = true` for the key",
     ),
     Advice::new(
         "evidence.parse",
@@ -406,6 +426,11 @@ pub const ADVICE: &[Advice] = &[
         "export.write",
         Fault::Environment,
         "see that the disk is not full, and that nobody stopped reading; for a ledger that was being written, try again",
+    ),
+    Advice::new(
+        "grant.missing",
+        Fault::Refusal,
+        "have the server's operator grant it to the client, and to the key",
     ),
     Advice::new(
         "history.no-key",
@@ -491,6 +516,11 @@ pub const ADVICE: &[Advice] = &[
         "encrypt it as OpenSSL and OpenSSH do today: `openssl pkcs8 -topk8 -v2 aes-256-cbc`, `ssh-keygen -p -Z aes256-ctr`, or seal it with `evanesce key reseal`",
     ),
     Advice::new(
+        "key.ended",
+        Fault::Refusal,
+        "have the server's operator restart it; the receipt says how the key ended",
+    ),
+    Advice::new(
         "key.fate-unproven",
         Fault::Environment,
         "take the key for compromised until `evanesce audit receipt` of the workload says what was not shown and you know why",
@@ -510,6 +540,7 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "the file is damaged: take it from its backup, or make a new key",
     ),
+    Advice::new("key.none", Fault::Refusal, "have the server's operator add the key to the client"),
     Advice::new(
         "key.not-age",
         Fault::Misuse,
@@ -1018,6 +1049,57 @@ pub const ADVICE: &[Advice] = &[
         "wait until the open challenges are over, or have them answered; shorten --lifetime where many ask",
     ),
     Advice::new("release.version", Fault::Misuse, "update the older of the two installations"),
+        "rate.exceeded",
+        Fault::Refusal,
+        "come again after the seconds in the header Retry-After",
+    ),
+    Advice::new(
+        "remote.answer",
+        Fault::Peer,
+        "see that URL is that of an `evanesce serve` of this version",
+    ),
+    Advice::new(
+        "remote.certificate",
+        Fault::Peer,
+        "see that both clocks are right; else do not use this server",
+    ),
+    Advice::new(
+        "remote.evidence",
+        Fault::Peer,
+        "see that URL is that of an `evanesce serve` of this version",
+    ),
+    Advice::new(
+        "remote.no-answer",
+        Fault::Environment,
+        "see that the server is up, believes --client-cert, and has a certificate that leads to --ca",
+    ),
+    Advice::new(
+        "remote.not-attested",
+        Fault::Refusal,
+        "nothing was sent; `evanesce attest appraise` names each rule, for evidence from the server",
+    ),
+    Advice::new(
+        "remote.notary",
+        Fault::Peer,
+        "do not use this server: its evidence binds no notary",
+    ),
+    Advice::new(
+        "remote.other-key",
+        Fault::Peer,
+        "do not use this server: it signs with a key that was not attested",
+    ),
+    Advice::new("remote.pem", Fault::Misuse, "name a PEM file that holds what is missing"),
+    Advice::new(
+        "remote.refused",
+        Fault::Refusal,
+        "the code in brackets is the server's: docs/errors.md lists it",
+    ),
+    Advice::new("request.malformed", Fault::Misuse, "send what openapi.json describes"),
+    Advice::new("request.no-such-path", Fault::Misuse, "see the paths of openapi.json"),
+    Advice::new("request.not-json", Fault::Misuse, "send application/json"),
+    Advice::new("request.other-method", Fault::Misuse, "use the method in the header Allow"),
+    Advice::new("request.too-long", Fault::Misuse, "send a digest, not what was digested"),
+    Advice::new("request.too-slow", Fault::Peer, "send the whole body at once"),
     Advice::new(
         "rotate.does-not-verify",
         Fault::Internal,
@@ -1145,6 +1227,101 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "give it in time: what writes to the pipe has to end its line",
     ),
+    Advice::new("serve-config.bounds", Fault::Misuse, "name a number within the bounds"),
+    Advice::new(
+        "serve-config.client-grant",
+        Fault::Misuse,
+        "take the grant out, or give the client a key that serves it",
+    ),
+    Advice::new(
+        "serve-config.grant",
+        Fault::Misuse,
+        "give a key `digest` alone, or `sshsig` grants",
+    ),
+    Advice::new("serve-config.no-such-key", Fault::Misuse, "name keys of the `[keys]` tables"),
+    Advice::new(
+        "serve-config.not-text",
+        Fault::Misuse,
+        "name a TOML file: docs/remote-signing.md has one",
+    ),
+    Advice::new(
+        "serve-config.parse",
+        Fault::Misuse,
+        "the message names line and field: docs/remote-signing.md lists the fields",
+    ),
+    Advice::new(
+        "serve-config.same-client",
+        Fault::Misuse,
+        "give each client a certificate or subject of its own",
+    ),
+    Advice::new(
+        "serve-config.who",
+        Fault::Misuse,
+        "name `certificate = \"sha256:…\"` or `subject = \"CN=…\"`, not both",
+    ),
+    Advice::new(
+        "serve-tls.clients",
+        Fault::Misuse,
+        "see that client-ca has roots and client-crl revocation lists of theirs",
+    ),
+    Advice::new("serve-tls.pem", Fault::Misuse, "name a PEM file that holds what is missing"),
+    Advice::new(
+        "serve-tls.read",
+        Fault::Misuse,
+        "see that the file is there and can be read by the server's user",
+    ),
+    Advice::new(
+        "serve-tls.root",
+        Fault::Misuse,
+        "take roots into the file that are X.509 version 3 certificates",
+    ),
+    Advice::new(
+        "serve-tls.server",
+        Fault::Misuse,
+        "see that certificate and key belong together: compare their public keys with `openssl pkey -pubout`",
+    ),
+    Advice::new(
+        "serve-tls.too-long",
+        Fault::Misuse,
+        "name a PEM file of certificates, a key or revocation lists",
+    ),
+    Advice::new(
+        "serve.bind",
+        Fault::Environment,
+        "see that nothing else listens there, and that the address is this machine's",
+    ),
+    Advice::new(
+        "serve.descriptors",
+        Fault::Environment,
+        "raise the limit (LimitNOFILE= in systemd), or lower `connections`",
+    ),
+    Advice::new(
+        "serve.handed",
+        Fault::Misuse,
+        "hand over stream sockets of the internet families: ListenStream= in the socket unit",
+    ),
+    Advice::new(
+        "serve.listen",
+        Fault::Environment,
+        "see that the socket is a listening TCP socket",
+    ),
+    Advice::new(
+        "serve.needs-restart",
+        Fault::Misuse,
+        "restart the server: keys, addresses, threads and timeouts are decided when it starts",
+    ),
+    Advice::new(
+        "serve.no-address",
+        Fault::Misuse,
+        "name `listen = [\"ADDRESS:PORT\"]`, or start the server by its socket unit",
+    ),
+    Advice::new("serve.runtime", Fault::Environment, "see that threads can be started (ulimit -u)"),
+    Advice::new(
+        "serve.worker",
+        Fault::Environment,
+        "the worker ended: `evanesce audit show --last 10` says why",
+    ),
+    Advice::new("server.busy", Fault::Environment, "come again in a second"),
     Advice::new(
         "shred.ended",
         Fault::Misuse,
@@ -1478,6 +1655,7 @@ pub const ADVICE: &[Advice] = &[
     ),
     Advice::new("worker.order", Fault::Internal, "report this as a defect"),
     Advice::new("worker.receive", Fault::Internal, "report this as a defect"),
+    Advice::new("worker.refused", Fault::Refusal, "look at the grants of the key"),
     Advice::new(
         "worker.secret-pages",
         Fault::Environment,
@@ -1498,6 +1676,11 @@ pub const ADVICE: &[Advice] = &[
         "worker.spawn",
         Fault::Environment,
         "see that processes can be started (ulimit -u) and that memfd files may be executed",
+    ),
+    Advice::new(
+        "worker.timed-out",
+        Fault::Environment,
+        "come again; the server's machine may be overloaded",
     ),
     Advice::new("worker.unexpected", Fault::Internal, "report this as a defect"),
 ];

@@ -8,7 +8,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
     attest, audit, completions, config, doctor, drill, key, log as log_command, man, notary,
-    playbook, ps, release, run, shred, sign, stop, verify,
+    playbook, ps, release, run, serve, shred, sign, stop, verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
 use crate::context::{Configuration, Context};
@@ -94,6 +94,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Sign(sign::SignArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Serve(serve::ServeArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Verify(verify::VerifyArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Ps(ps::PsArgs),
@@ -164,7 +166,11 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
     let context = Context::new(&configuration, environment, ui, &log);
     let exit = match cli.command {
         Command::Run(args) => ui.finish(run::run(&args, &context), failed),
+        Command::Sign(args) if args.is_remote() => {
+            ui.finish(sign::remote::run(&args, &context), failed)
+        }
         Command::Sign(args) => ui.finish(sign::run(&args, &context), failed),
+        Command::Serve(args) => ui.finish(serve::run(&args, &context), failed),
         Command::Verify(args) => ui.finish(verify::run(&args, &context), failed),
         Command::Ps(args) => ui.finish(ps::run(&args, &context), failed),
         Command::Stop(args) => ui.finish(stop::run(&args, &context), failed),

@@ -185,6 +185,8 @@ coded!(
     evanesce_ledger::ExportError,
     evanesce_ledger::ReadError,
     evanesce_ledger::statement::StatementError,
+    evanesce_server::ServerError,
+    evanesce_server::TlsError,
     evanesce_transparency::CosignError,
     evanesce_transparency::ExtendError,
     evanesce_transparency::LogError,

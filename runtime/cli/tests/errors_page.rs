@@ -20,6 +20,7 @@ fn every_code_in_the_source_has_a_row_and_every_row_a_code() {
         "protocol",
         "release",
         "residue",
+        "server",
         "transparency",
     ];
     for package in packages {

@@ -15,7 +15,7 @@ use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
 use evanesce_protocol::evidence::{
     AttesterOrder, AttesterReport, Binding, CollectError, Nonce, NotaryPoint, RawEvidence, Subject,
 };
-use evanesce_protocol::{Digest, KeyOrigin, WorkloadId};
+use evanesce_protocol::{Digest, KeyOrigin, PublicKey, WorkloadId};
 
 use crate::notary::NotaryError;
 use crate::plan::{AttestPlan, Plan};
@@ -83,6 +83,31 @@ pub(crate) fn collect(
     }
     let endorsements = Endorsements::default();
     Ok(EvidenceEnvelope { binding, configuration, raw, endorsements })
+}
+
+/// What evidence about a workload's key binds, beside the nonce. Can be used from any thread.
+#[derive(Clone, Debug)]
+pub struct SigningIdentity {
+    pub(crate) public_key: PublicKey,
+    pub(crate) notary: NotaryKey,
+    pub(crate) configuration: RuntimeConfiguration,
+}
+
+impl SigningIdentity {
+    /// Collects evidence that binds the key and `nonce`. The ledger gets no row of it: whoever issued
+    /// the nonce has the evidence.
+    ///
+    /// # Errors
+    ///
+    /// [`AttestError`] names the step. It may take more than a minute to say so.
+    pub fn collect(
+        &self,
+        plan: &AttestPlan,
+        nonce: Nonce,
+    ) -> Result<EvidenceEnvelope, AttestError> {
+        let subject = Subject::SigningIdentity { public_key: self.public_key };
+        collect(plan, subject, nonce, &self.notary, &self.configuration)
+    }
 }
 
 /// Starts an attester, gives it its one order and waits for its one report.

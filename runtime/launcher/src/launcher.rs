@@ -1,6 +1,6 @@
 //! One installation, opened.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
 
@@ -43,6 +43,8 @@ pub struct Launcher {
     pub(crate) ledger: RefCell<Ledger>,
     /// What the operator allowed: for the commands that are run.
     pub(crate) core_limit: Rlimit,
+    /// Workloads that were started here and have not ended.
+    pub(crate) alive: Cell<usize>,
     /// See [`Launcher::before_receipt`].
     close_events: RefCell<Option<Box<dyn FnOnce()>>>,
 }
@@ -73,18 +75,20 @@ impl Launcher {
             clock,
             ledger: RefCell::new(ledger),
             core_limit,
+            alive: Cell::new(0),
             close_events: RefCell::default(),
         })
     }
 
-    /// Sets what closes the export of events: called once, after the last event of the first
-    /// workload that ends here and before its receipt is written, so that nothing that carries
-    /// events out of this process outlives the key by more than that.
+    /// Sets what closes the export of events: called once, after the last event of the last workload
+    /// that is alive here and before its receipt is written, so that nothing that carries events out
+    /// of this process outlives the keys by more than that.
     pub fn before_receipt(&mut self, close: impl FnOnce() + 'static) {
         self.close_events = RefCell::new(Some(Box::new(close)));
     }
 
-    pub(crate) fn close_events(&self) {
+    /// Closes the export of events now: whoever ends several workloads does so before the first.
+    pub fn close_events(&self) {
         if let Some(close) = self.close_events.take() {
             close();
         }

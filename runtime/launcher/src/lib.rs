@@ -71,7 +71,7 @@ mod worker_image;
 mod workload;
 
 pub use agent_socket::AgentSocketError;
-pub use attester::AttestError;
+pub use attester::{AttestError, SigningIdentity};
 pub use command::{CommandEnd, CommandError, CommandLine, RunError};
 pub use custody::{Custodian, CustodyError, Described, KeyDescription, NewKey};
 pub use installation::{DirectoryError, Installation};

@@ -208,6 +208,11 @@ impl Lifecycle {
         self.phase == Phase::Serving
     }
 
+    /// Why the key ended, or is to end; `None` while nothing ends it.
+    pub const fn cause(&self) -> Option<Cause> {
+        self.cause
+    }
+
     /// Guarded ranges that the worker says it wiped, and the bytes in them.
     pub fn wiped(&self) -> Option<(u64, u64)> {
         let wipe = self.wipe.as_ref()?;

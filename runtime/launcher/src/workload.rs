@@ -39,7 +39,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, geteuid};
 
 use crate::agent_socket::{AgentSocketError, RuntimeFiles};
-use crate::attester::{self, AttestError};
+use crate::attester::{self, AttestError, SigningIdentity};
 use crate::cage::{CageChecked, Expected};
 use crate::certificate::{Certificate, Terms, public_key_line};
 use crate::claim::{Claim, ClaimError, ClaimedKey, HeldClaim, ProcessName};
@@ -105,7 +105,25 @@ pub struct Workload<'a> {
     command: Option<CommandEnd>,
     signed_files: Vec<SignedFile>,
     key_file: Option<KeyFile>,
+    identity: SigningIdentity,
+    alive: Alive<'a>,
     _output_dir: Option<OutputDir>,
+}
+
+/// One of the workloads that are alive at a launcher.
+struct Alive<'a>(&'a Launcher);
+
+impl<'a> Alive<'a> {
+    fn of(launcher: &'a Launcher) -> Self {
+        launcher.alive.set(launcher.alive.get() + 1);
+        Self(launcher)
+    }
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.alive.set(self.0.alive.get() - 1);
+    }
 }
 
 /// A file that the key signed, as the client says that had it signed.
@@ -267,6 +285,15 @@ impl<'a> Workload<'a> {
     ) -> Result<Self, StartError> {
         let LoadedKey { worker, notary, cage, key, key_file, evidence, released_by, newest } =
             loaded;
+        let identity = SigningIdentity {
+            public_key: key.public,
+            notary: notary.key().clone(),
+            configuration: attester::configuration_of(
+                &plan,
+                &parts.claim.claim.workload_id,
+                key.origin,
+            ),
+        };
         let claimed = ClaimedKey {
             public_key: key.public,
             backing: cage.backing(),
@@ -299,6 +326,8 @@ impl<'a> Workload<'a> {
             command: None,
             signed_files: Vec::new(),
             key_file,
+            identity,
+            alive: Alive::of(launcher),
             _output_dir: parts.output_dir,
         };
         let terms = workload.terms(&plan, parts.kill_switch.as_ref());
@@ -454,7 +483,9 @@ impl<'a> Workload<'a> {
         let receipt = self.receipt(ended_at, separation);
         let fate = receipt.key.fate;
         tracing::info!(event = %EventName::WorkloadEnded, workload = %self.id(), ?fate);
-        self.launcher.close_events();
+        if self.launcher.alive.get() <= 1 {
+            self.launcher.close_events();
+        }
         let id = notary.key().id();
         let envelope = receipt.clone().sign(id, |bytes| notary.sign(bytes)).map_err(Box::new)?;
         let row = Event::Receipt(ReceiptRow { envelope: envelope.clone() });
@@ -463,6 +494,7 @@ impl<'a> Workload<'a> {
         drop(self.files);
         self.claim.remove()?;
         self.worker.release_unit();
+        drop(self.alive);
         let evidence = self.evidence.map(|evidence| evidence.envelope);
         let ended = Ended { receipt, envelope, row, fate, evidence, records };
         Ok((ended, NotarySession::of(notary)))
@@ -552,6 +584,16 @@ impl<'a> Workload<'a> {
     /// The process that holds the key.
     pub fn worker_pid(&self) -> u32 {
         self.worker.process.pid_u32()
+    }
+
+    /// Why the key ended, once it did.
+    pub fn cause(&self) -> Option<Cause> {
+        self.life.cause()
+    }
+
+    /// What evidence about its key binds, beside the nonce: to collect more of it while it lives.
+    pub fn identity(&self) -> &SigningIdentity {
+        &self.identity
     }
 
     /// Waits for something to do; `true` once the command has ended.

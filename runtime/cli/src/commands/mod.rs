@@ -16,6 +16,7 @@ pub mod playbook;
 pub mod ps;
 pub mod release;
 pub mod run;
+pub mod serve;
 pub mod shred;
 pub mod sign;
 pub mod stop;

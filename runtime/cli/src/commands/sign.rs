@@ -1,4 +1,6 @@
-//! `sign`: sign files with a key that exists for this one call.
+//! `sign`: sign files with a key that exists for this one call, or have a server sign them.
+
+pub mod remote;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -46,6 +48,8 @@ Examples:
   evanesce sign release.tar       writes release.tar.sig and release.tar.sigstore.json
   tar c src | evanesce sign - > src.tar.sig      signs what is piped in
   evanesce sign --digest sha512:$(sha512sum release.tar | cut -d' ' -f1)
+  evanesce sign --remote https://signer.example:8443/v1/keys/release --policy policy.toml \\
+    --client-cert ci.pem --client-key ci.key --ca ca.pem release.tar
 
 The notary's line for allowed_signers, which lets `ssh-keygen -Y verify` check these signatures, is
 printed by `evanesce notary show`."
@@ -86,6 +90,9 @@ pub struct SignArgs {
     /// Write no Sigstore bundle
     #[arg(long)]
     no_bundle: bool,
+
+    #[command(flatten)]
+    remote: remote::RemoteArgs,
 
     /// Replace signature files that exist
     #[arg(long)]
@@ -180,6 +187,11 @@ impl SignArgs {
     /// The settings that its flags name.
     pub fn layer(&self) -> Layer {
         self.key.limits.layer()
+    }
+
+    /// Whether a server is to sign.
+    pub fn is_remote(&self) -> bool {
+        self.remote.is_named()
     }
 
     fn plan(&self, context: &Context<'_>) -> Plan {
