@@ -917,6 +917,11 @@ pub const ADVICE: &[Advice] = &[
         "the server is out of order or busy: publish again later; the entry waits",
     ),
     Advice::new(
+        "rate.exceeded",
+        Fault::Refusal,
+        "come again after the seconds in the header Retry-After",
+    ),
+    Advice::new(
         "release.channel",
         Fault::Peer,
         "see that the holder listens at that address, or that its answer is put into the directory in time; then take a new challenge: this one may be used",
@@ -1049,10 +1054,6 @@ pub const ADVICE: &[Advice] = &[
         "wait until the open challenges are over, or have them answered; shorten --lifetime where many ask",
     ),
     Advice::new("release.version", Fault::Misuse, "update the older of the two installations"),
-        "rate.exceeded",
-        Fault::Refusal,
-        "come again after the seconds in the header Retry-After",
-    ),
     Advice::new(
         "remote.answer",
         Fault::Peer,
