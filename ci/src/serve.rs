@@ -25,8 +25,8 @@ use crate::programs::{ProgramError, cargo, show, target_directory};
 
 /// Measure remote signing beside the agent socket, besiege it, and run schemathesis over its API
 ///
-/// Needs OpenSSL for certificates, and Python with its package index for schemathesis, without which
-/// that part is skipped by name.
+/// Needs OpenSSL for certificates, and Python with its package index for schemathesis; who has none
+/// names the other parts.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// Do one part alone
@@ -125,6 +125,8 @@ pub(crate) enum ServeError {
     Ended { status: std::process::ExitStatus, said: String },
     #[error("a request failed")]
     Http(#[from] h2::Error),
+    #[error("schemathesis could not be installed: name the other parts with --only")]
+    NoSchemathesis(#[source] ProgramError),
     #[error("an answer is not what was asked for: {0}")]
     Answer(String),
     #[error("{0}")]

@@ -289,7 +289,7 @@ const SLOW: usize = 20;
 
 const DRIP_PAUSE: Duration = Duration::from_millis(250);
 
-/// Five seconds is what the server's configuration gives an idle connection.
+/// Ten seconds is what the server's configuration gives an idle connection.
 const CUT_TIMEOUT: Duration = Duration::from_secs(30);
 
 const END_TIMEOUT: Duration = Duration::from_secs(40);

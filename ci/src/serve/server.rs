@@ -241,8 +241,8 @@ listen = ["127.0.0.1:0"]
 connections = 4096
 
 [timeouts]
-handshake = "2s"
-idle = "5s"
+handshake = "10s"
+idle = "10s"
 body = "2s"
 
 [tls]
