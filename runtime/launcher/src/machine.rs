@@ -119,7 +119,9 @@ impl Machine {
         strength: Strength,
     ) -> Result<(Self, HeldProcess, Channel), MachineError> {
         check(plan)?;
-        let image = Image::open(&plan.image)?;
+        // QEMU is started somewhere else than this process.
+        let absolute = |path: &PathBuf| std::path::absolute(path).map_err(MachineError::Spawn);
+        let image = Image::open(&absolute(&plan.image)?)?;
         let (found, expected) = (image.manifest().worker, WorkerImage::digest());
         if found != expected {
             return Err(MachineError::OtherWorker { found, expected });
@@ -138,7 +140,7 @@ impl Machine {
             enclave: plan.enclave,
             accelerator: plan.accelerator,
             image: &image,
-            firmware: plan.firmware.clone(),
+            firmware: plan.firmware.as_ref().map(absolute).transpose()?,
         };
         let mut command = Command::new(qemu.path());
         command
