@@ -7,6 +7,7 @@
 
 mod client;
 mod load;
+mod memory;
 mod rate;
 mod schema;
 mod server;
@@ -16,7 +17,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::value_parser;
+use clap::{ValueEnum, value_parser};
 
 use self::server::Server;
 use crate::bench::BenchError;
@@ -28,6 +29,10 @@ use crate::programs::{ProgramError, cargo, show, target_directory};
 /// that part is skipped by name.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
+    /// Do one part alone
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+
     /// Besiege the server for N minutes
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u64).range(1..))]
     minutes: u64,
@@ -49,6 +54,17 @@ pub(crate) struct ServeArgs {
     examples: u32,
 }
 
+/// What is done with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Measure it
+    Rate,
+    /// Hold it against its document
+    Schema,
+    /// Besiege it
+    Siege,
+}
+
 pub(crate) fn run(args: &ServeArgs) -> Result<ServeReport, ServeError> {
     let program = match &args.binary {
         Some(path) => path.canonicalize().map_err(ServeError::Io)?,
@@ -57,31 +73,39 @@ pub(crate) fn run(args: &ServeArgs) -> Result<ServeReport, ServeError> {
             target_directory()?.join("release/evanesce")
         }
     };
-    let measured = Server::start(&program)?;
-    let rate = rate::measure(&measured, args.requests)?;
-    measured.stop()?;
-
-    let described = Server::start(&program)?;
-    let schema = schema::check(&described, args.examples)?;
-    described.stop()?;
-
-    let besieged = Server::start(&program)?;
-    let minutes = Duration::from_secs(60 * args.minutes);
-    let load = load::besiege(besieged, args.connections, minutes)?;
-    Ok(ServeReport { rate, schema, load })
+    let is_wanted = |part| args.only.is_none_or(|only| only == part);
+    let mut report = ServeReport::default();
+    if is_wanted(Part::Rate) {
+        let server = Server::start(&program)?;
+        report.rate = Some(rate::measure(&server, args.requests)?);
+        server.stop()?;
+    }
+    if is_wanted(Part::Schema) {
+        let server = Server::start(&program)?;
+        report.schema = Some(schema::check(&server, args.examples)?);
+        server.stop()?;
+    }
+    if is_wanted(Part::Siege) {
+        let minutes = Duration::from_secs(60 * args.minutes);
+        report.load = Some(load::besiege(Server::start(&program)?, args.connections, minutes)?);
+    }
+    Ok(report)
 }
 
-/// What was measured and found.
-#[derive(Debug)]
+/// What was measured and found; `None` where that was not asked for.
+#[derive(Debug, Default)]
 pub(crate) struct ServeReport {
-    rate: rate::Rates,
-    schema: schema::Outcome,
-    load: load::Outcome,
+    rate: Option<rate::Rates>,
+    schema: Option<schema::Outcome>,
+    load: Option<load::Outcome>,
 }
 
 impl fmt::Display for ServeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n{}\n{}", self.rate, self.schema, self.load)
+        let Self { rate, schema, load } = self;
+        rate.iter().try_for_each(|rate| writeln!(f, "{rate}"))?;
+        schema.iter().try_for_each(|schema| writeln!(f, "{schema}"))?;
+        load.iter().try_for_each(|load| writeln!(f, "{load}"))
     }
 }
 

@@ -116,6 +116,7 @@ fn boot(
         .args(bind("--bind-ro", repository(), repository()))
         .args(bind("--bind-ro", &unit, &Path::new("/etc/systemd/system").join(UNIT)))
         .args(bind("--bind", shared.path(), Path::new(SHARED)))
+        .args(fuse())
         .args(["--console=pipe", "--boot", &format!("systemd.unit={UNIT}")])
         .env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
     let ended = output(&mut boot);
@@ -147,6 +148,12 @@ fn unit_file(tests: &Path, filter: Option<&str>) -> String {
          [Service]\nType=oneshot\n{commands}Environment=CI=true\n\
          StandardOutput=append:{LOG}\nStandardError=append:{LOG}\n"
     )
+}
+
+/// For a machine that vouches for itself, in user space; where there is none, tests say that they
+/// show nothing.
+fn fuse() -> Option<String> {
+    Path::new(FUSE).exists().then(|| format!("--bind={FUSE}"))
 }
 
 fn bind(option: &str, from: &Path, to: &Path) -> [String; 1] {
@@ -210,6 +217,7 @@ const CALLS: &str = "memfd_secret landlock_create_ruleset landlock_add_rule land
 /// Not named as a worker's unit is.
 const UNIT: &str = "tests-of-units.service";
 const SHARED: &str = "/evanesce-tests";
+const FUSE: &str = "/dev/fuse";
 const LOG: &str = "/evanesce-tests/log";
 
 /// Two hundred units take a minute; a loaded machine several.

@@ -115,7 +115,11 @@ fn what_a_machine_says_through_configfs_is_trusted_from_the_ledger_alone() {
     let (here, machine) = (installation(), Machine::new());
     let firmware = Machine::new();
     let certificates = machine.certificate_table();
-    let Some(tsm) = TsmFs::mount(certificates, Box::new(move |data| firmware.report(data))) else {
+    let Some(tsm) = TsmFs::mount(
+        provider::SNP,
+        Some(certificates),
+        Box::new(move |data| firmware.report(data)),
+    ) else {
         return;
     };
     here.file("artifact", "the artifact");

@@ -20,6 +20,7 @@ mod residue;
 mod rotation;
 mod run;
 mod serve;
+mod tdx;
 mod tools;
 mod transparency;
 mod tsm_fs;

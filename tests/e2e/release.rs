@@ -1,122 +1,24 @@
 //! A key goes from an installation that has it to a worker of another: over sockets, TLS and files,
 //! and to nobody else.
 //!
-//! The machine is made of a PKI in the shape of AMD's (`snp_pki`), behind configfs in user space.
+//! The machines are made of PKIs in the shapes of AMD's (`snp_pki`) and Intel's (`tdx`), behind configfs
+//! in user space.
+
+pub(crate) mod pair;
 
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use evanesce_residue::Canary;
 use evanesce_tests::process::output;
-use evanesce_tests::{Installation, Outcome, Running, peers, wait_until};
+use evanesce_tests::{peers, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::genoa::Machine;
-use crate::installation;
-use crate::tsm_fs::TsmFs;
-
-/// A holder with a key and a policy, and an asker in a machine that the policy lists.
-pub(crate) struct Pair {
-    pub(crate) holder: Installation,
-    pub(crate) asker: Installation,
-    /// The key's file.
-    key: PathBuf,
-    tsm: TsmFs,
-}
-
-impl Pair {
-    fn new() -> Option<Self> {
-        Self::of_key(&Canary::random().unwrap().to_pkcs8_pem(), None)
-    }
-
-    /// With this key, in this file where it is not to be in the holder's own directory. `None`
-    /// where there is no machine to be had.
-    pub(crate) fn of_key(pem: &str, file: Option<PathBuf>) -> Option<Self> {
-        let (holder, asker) = (installation(), installation());
-        let machine = Machine::new();
-        let firmware = Machine::new();
-        let certificates = machine.certificate_table();
-        let tsm = TsmFs::mount(certificates, Box::new(move |data| firmware.report(data)))?;
-        let key = match file {
-            Some(file) => file,
-            None => holder.file("key.pem", pem),
-        };
-        holder.file("roots.pem", &machine.roots);
-        let kept = holder.state_dir().join("collateral/snp/Genoa");
-        holder.run(&["notary", "init"]).expect_status(0);
-        fs::create_dir_all(&kept).unwrap();
-        fs::write(kept.join("crl.der"), &machine.crl).unwrap();
-        let notary = fs::read(holder.state_dir().join("notary/notary.pem")).unwrap();
-        asker.file("holder.pem", notary);
-        asker.file("artifact", "the artifact");
-        let pair = Self { holder, asker, key, tsm };
-        pair.list_asker();
-        Some(pair)
-    }
-
-    /// Writes a policy that lists the asker's machine and worker, for releases alone.
-    fn list_asker(&self) {
-        let Self { holder, asker, .. } = self;
-        asker.file("first", "something else");
-        asker.run(&["sign", "--attest", "--tsm-root", self.tsm(), "first"]).expect_status(0);
-        let evidence = fs::read(asker.work_dir().join("first.evidence.json")).unwrap();
-        holder.file("evidence.json", evidence);
-        let init = ["attest", "policy", "init", "--from-evidence", "evidence.json"];
-        let strict = holder.evanesce(init).output().expect_status(0).stdout;
-        let policy = strict.replace("\"production\"", "\"development\"");
-        let policy = policy.replace("age_hours_max = 720", "age_hours_max = 1000000");
-        holder.file("signers.toml", &policy);
-        holder.file("policy.toml", policy.replace("signing-identity", "key-release"));
-    }
-
-    pub(crate) fn tsm(&self) -> &str {
-        self.tsm.root.path().to_str().unwrap()
-    }
-
-    /// Starts the holder at `address`.
-    pub(crate) fn listen(&self, address: &str, more: &[&str]) -> Running {
-        let key = self.key.to_str().unwrap();
-        let line = ["release", "--listen", address, "--key", key, "--policy", "policy.toml"];
-        let roots = ["--unsafe-trust-root", "roots.pem"];
-        self.holder.evanesce(line.iter().chain(&roots).chain(more)).start()
-    }
-
-    /// Signs with a key that is released by the holder at `source`.
-    fn sign(&self, source: &str, more: &[&str]) -> Outcome {
-        self.asker
-            .evanesce(self.line(source).iter().map(String::as_str).chain(more.iter().copied()))
-            .output()
-    }
-
-    fn line(&self, source: &str) -> Vec<String> {
-        let line = ["sign", "artifact", "--force", "--key-from", source, "--holder", "holder.pem"];
-        line.iter().chain(&["--tsm-root", self.tsm()]).map(|&word| word.to_owned()).collect()
-    }
-
-    /// The rows of one event in the ledger of `here`.
-    fn rows(here: &Installation, event: &str) -> Vec<Value> {
-        let rows = here.run(&["audit", "show", "--json"]).stdout;
-        let rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        rows.filter(|row| row["event"] == event).collect()
-    }
-
-    /// That nothing was released, and nothing signed with a released key.
-    fn assert_nothing_released(&self) {
-        assert_eq!(Self::rows(&self.holder, "released"), Vec::<Value>::new());
-        assert!(!self.asker.work_dir().join("artifact.sig").exists());
-    }
-}
-
-pub(crate) fn socket(directory: &Path) -> (PathBuf, String) {
-    let path = directory.join("holder.sock");
-    let address = format!("unix:{}", path.display());
-    (path, address)
-}
+use self::pair::{Pair, socket};
+use crate::tdx;
 
 #[test]
 fn a_key_is_released_to_an_attested_worker_and_both_ledgers_have_the_same_transcript() {
@@ -150,6 +52,39 @@ fn a_key_is_released_to_an_attested_worker_and_both_ledgers_have_the_same_transc
         here.run(&["audit", "verify"]).expect_status(0);
     }
     // and anybody can check the signature as any other.
+    pair.asker.run(&["verify", "artifact"]).expect_status(0);
+}
+
+#[test]
+fn a_key_is_released_to_a_tdx_machine_that_the_policy_lists_and_to_no_other() {
+    let Some(pair) = Pair::within(tdx::machine()) else { return };
+    let (path, address) = socket(pair.holder.root());
+    let policy = fs::read_to_string(pair.holder.work_dir().join("policy.toml")).unwrap();
+    let mrtd = "32".repeat(48);
+    assert!(policy.contains(&mrtd), "{policy}");
+
+    // Given a policy that lists another image, nothing is released,
+    pair.holder.file("policy.toml", policy.replace(&mrtd, &"33".repeat(48)));
+    let holder = pair.listen(&address, &[]);
+    wait_until("the holder listens", || path.exists());
+    let refused = pair.sign(&address, &[]).expect_status(1);
+    assert!(refused.stderr.contains("tdx.td.mrtd"), "{refused:#?}");
+    pair.assert_nothing_released();
+    holder.signal(Signal::TERM);
+    holder.wait().expect_status(0);
+
+    // and given one that lists this image, the key is, to a machine of Intel's kind.
+    pair.holder.file("policy.toml", policy);
+    let holder = pair.listen(&address, &["--releases-max", "1"]);
+    wait_until("the holder listens", || path.exists());
+    pair.sign(&address, &[]).expect_status(0);
+    holder.wait().expect_status(0);
+    let released = &Pair::rows(&pair.holder, "released")[0];
+    let predicate = &evanesce_tests::payload(&released["envelope"])["predicate"];
+    assert_eq!((&predicate["tee"], &predicate["measurement"]), (&"tdx".into(), &mrtd.into()));
+    for here in [&pair.holder, &pair.asker] {
+        here.run(&["audit", "verify"]).expect_status(0);
+    }
     pair.asker.run(&["verify", "artifact"]).expect_status(0);
 }
 

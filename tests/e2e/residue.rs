@@ -24,7 +24,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::PROGRAM;
-use crate::release::{Pair, socket};
+use crate::release::pair::{Confidential, Pair, socket};
 
 #[test]
 fn after_a_thousand_signatures_no_form_of_the_key_is_found_in_anything_that_root_can_read() {
@@ -84,7 +84,7 @@ fn after_a_key_was_released_nothing_of_it_is_found_on_either_side() {
     let key = vault.path().join("canary.pem");
     fs::write(&key, search.canary.to_pkcs8_pem()).unwrap();
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-    let Some(pair) = Pair::of_key("", Some(key)) else { return };
+    let Some(pair) = Pair::of_key(Confidential::snp(), "", Some(key)) else { return };
     let (path, address) = socket(pair.holder.root());
     let holder = pair.listen(&address, &[]);
     wait_until("the holder listens", || path.exists());

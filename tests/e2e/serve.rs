@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Encoding as _};
 use ed25519_dalek::{Signature, VerifyingKey};
+use evanesce_protocol::evidence::provider;
 use evanesce_tests::https::{Answer, Https, Pki};
 use evanesce_tests::process::{DEADLINE, is_alive, send};
 use evanesce_tests::{Installation, Outcome, Running, peers, wait_until};
@@ -644,7 +645,11 @@ fn a_client_appraises_the_server_before_it_asks_and_checks_before_it_believes() 
     let machine = Machine::new();
     let firmware = Machine::new();
     let certificates = machine.certificate_table();
-    let Some(tsm) = TsmFs::mount(certificates, Box::new(move |data| firmware.report(data))) else {
+    let Some(tsm) = TsmFs::mount(
+        provider::SNP,
+        Some(certificates),
+        Box::new(move |data| firmware.report(data)),
+    ) else {
         return;
     };
     let root = tsm.root.path().to_str().unwrap();

@@ -25,11 +25,16 @@ pub(crate) struct TsmFs {
 }
 
 impl TsmFs {
-    /// Mounts it, where FUSE can be had; says so where not.
+    /// Mounts it, where FUSE can be had; says so where not. A machine without certificates of its own
+    /// (TDX) has neither `auxblob` nor `privlevel_floor`.
     #[expect(clippy::print_stderr, reason = "a test that shows nothing has to say so")]
-    pub(crate) fn mount(auxblob: Vec<u8>, firmware: Firmware) -> Option<Self> {
+    pub(crate) fn mount(
+        provider: &'static str,
+        auxblob: Option<Vec<u8>>,
+        firmware: Firmware,
+    ) -> Option<Self> {
         let root = tempfile::tempdir().unwrap();
-        let tsm = Tsm { state: Mutex::default(), auxblob, firmware };
+        let tsm = Tsm { state: Mutex::default(), provider, auxblob, firmware };
         match fuser::spawn_mount(tsm, root.path(), &Config::default()) {
             Ok(mounted) => Some(Self { _mounted: mounted, root }),
             Err(error) => {
@@ -42,7 +47,8 @@ impl TsmFs {
 
 struct Tsm {
     state: Mutex<State>,
-    auxblob: Vec<u8>,
+    provider: &'static str,
+    auxblob: Option<Vec<u8>>,
     firmware: Firmware,
 }
 
@@ -57,7 +63,8 @@ struct Report {
     name: String,
     /// Written, and not closed yet.
     pending: Vec<u8>,
-    inblob: Option<Vec<u8>>,
+    /// Made once for what was written, however it is read.
+    outblob: Option<Vec<u8>>,
     generation: u64,
 }
 
@@ -72,16 +79,17 @@ const STRIDE: u64 = 16;
 impl Tsm {
     fn content(&self, report: &Report, attribute: u64) -> Result<Vec<u8>, Errno> {
         match ATTRIBUTES[usize::try_from(attribute - 1).unwrap()] {
-            "provider" => Ok(b"sev_guest\n".to_vec()),
+            "provider" => Ok(format!("{}\n", self.provider).into_bytes()),
             "generation" => Ok(format!("{}\n", report.generation).into_bytes()),
             "privlevel_floor" => Ok(b"0\n".to_vec()),
-            "outblob" => match report.inblob.as_deref().map(<&[u8; 64]>::try_from) {
-                Some(Ok(report_data)) => Ok((self.firmware)(report_data)),
-                _ => Err(Errno::EINVAL),
-            },
-            "auxblob" => Ok(self.auxblob.clone()),
+            "outblob" => report.outblob.clone().ok_or(Errno::EINVAL),
+            "auxblob" => self.auxblob.clone().ok_or(Errno::ENOENT),
             _ => Err(Errno::EACCES),
         }
+    }
+
+    fn has(&self, attribute: &str) -> bool {
+        self.auxblob.is_some() || !["auxblob", "privlevel_floor"].contains(&attribute)
     }
 }
 
@@ -125,7 +133,7 @@ impl Filesystem for Tsm {
                 .map(|(number, _)| number * STRIDE),
             INodeNo(directory) => ATTRIBUTES
                 .iter()
-                .position(|attribute| name == *attribute)
+                .position(|attribute| name == *attribute && self.has(attribute))
                 .map(|place| directory + 1 + u64::try_from(place).unwrap()),
         };
         match found {
@@ -229,7 +237,8 @@ impl Filesystem for Tsm {
         if let Some(report) = state.requests.get_mut(&(ino.0 / STRIDE))
             && !report.pending.is_empty()
         {
-            report.inblob = Some(std::mem::take(&mut report.pending));
+            let inblob = std::mem::take(&mut report.pending);
+            report.outblob = inblob.as_slice().try_into().ok().map(|data| (self.firmware)(data));
             report.generation += 1;
         }
         reply.ok();

@@ -91,9 +91,10 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Whether it is a worker that its launcher had stopped to overwrite it.
+    /// Whether it is a worker that its launcher had stopped to overwrite it. Nothing else is ever
+    /// stopped here, and one that is overwritten has no command line left to be known by.
     pub(crate) fn is_stopped_worker(&self) -> bool {
-        self.image == Image::Worker && self.state == 'T'
+        self.state == 'T'
     }
 }
 

@@ -8,8 +8,22 @@
 
 mod limits;
 mod refusals;
+mod release;
 mod under;
 mod unit;
+
+#[path = "../../runtime/appraisal/tests/support/der.rs"]
+mod der;
+#[path = "../../runtime/appraisal/tests/support/genoa.rs"]
+mod genoa;
+#[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "../e2e/release/pair.rs"]
+mod pair;
+#[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
+mod snp_pki;
+#[path = "../e2e/tsm_fs.rs"]
+mod tsm_fs;
 
 use std::path::Path;
 use std::process::Command;

@@ -100,13 +100,16 @@ pub(super) fn check(number: u64, body: &[u8]) -> Result<(), ServeError> {
     let envelope = Envelope::from_armoured(text("signature")?.as_bytes());
     let envelope = envelope.map_err(|_| wrong("no signature"))?;
     let key = text("public_key")?.strip_prefix("ed25519:").and_then(|key| hex::decode(key).ok());
-    let digest = digest_of(number);
-    let hash = HashAlgorithm::Sha512;
-    let signed = SignedData { namespace: "file", hash, message_digest: &digest };
     let signature = envelope.signature.last_chunk::<64>().ok_or_else(|| wrong("too short"))?;
     UnparsedPublicKey::new(&ED25519, key.ok_or_else(|| wrong("no key"))?)
-        .verify(&signed.to_bytes(), signature)
+        .verify(&message_of(number), signature)
         .map_err(|_| wrong("not a signature of what was asked for"))
+}
+
+/// What is signed for the digest with this number.
+pub(super) fn message_of(number: u64) -> Vec<u8> {
+    let (hash, digest) = (HashAlgorithm::Sha512, digest_of(number));
+    SignedData { namespace: "file", hash, message_digest: &digest }.to_bytes()
 }
 
 fn digest_of(number: u64) -> [u8; 64] {

@@ -1,11 +1,13 @@
 //! A server in a directory of its own, with certificates made for it.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use evanesce_residue::{Canary, ScanReport, Scanner, unwatched};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,6 +21,9 @@ pub(super) struct Server {
     child: Child,
     directory: TempDir,
     program: PathBuf,
+    /// The key that is served as `files`: made for being searched for.
+    canary: Canary,
+    workers: Vec<u32>,
     pub(super) address: SocketAddr,
 }
 
@@ -35,6 +40,8 @@ impl Server {
         }
         let at = directory.path().display();
         fs::write(path("serve.toml"), CONFIG.replace("DIRECTORY", &at.to_string()))?;
+        let canary = Canary::random().map_err(std::io::Error::other)?;
+        write_secret(&path("files.key"), &canary.to_pkcs8_pem())?;
         let mut child = evanesce(program, directory.path())
             .args(["serve"])
             .arg(path("serve.toml"))
@@ -53,7 +60,12 @@ impl Server {
         };
         // Receipts are printed at the end: they fit a pipe's buffer.
         child.stdout = Some(stdout.into_inner());
-        Ok(Self { child, directory, program: program.to_owned(), address })
+        // From here on the key is where it should be, or where it is found.
+        fs::remove_file(path("files.key"))?;
+        let (program, workers) = (program.to_owned(), Vec::new());
+        let mut server = Self { child, directory, program, canary, workers, address };
+        server.workers = server.alive()?;
+        Ok(server)
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -65,8 +77,49 @@ impl Server {
         self.path("run").join(key).join("agent.sock")
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+    /// The server itself, and its workers.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        [&[self.child.id()], self.workers.as_slice()].concat()
+    }
+
+    /// Searches what anybody could read of the server and its workers for the key, which signed
+    /// `messages`. Each is stopped meanwhile. Returns how many bytes were searched.
+    pub(super) fn search_processes(&self, messages: &[Vec<u8>]) -> Result<u64, ServeError> {
+        let (scanner, mut bytes) = (self.scanner(messages), 0);
+        for process in self.processes() {
+            let signal = |signal| {
+                let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a process");
+                kill_process(pid, signal).map_err(std::io::Error::from)
+            };
+            signal(Signal::STOP)?;
+            let found = scanner.scan_process(process, &mut unwatched());
+            signal(Signal::CONT)?;
+            bytes += searched(&found.map_err(std::io::Error::other)?)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Searches everything that it wrote.
+    pub(super) fn search_files(&self, messages: &[Vec<u8>]) -> Result<u64, ServeError> {
+        let found = self.scanner(messages).scan_path(self.directory.path(), &mut unwatched());
+        searched(&found.map_err(std::io::Error::other)?)
+    }
+
+    fn scanner(&self, messages: &[Vec<u8>]) -> Scanner {
+        let messages: Vec<_> = messages.iter().map(Vec::as_slice).collect();
+        Scanner::new(&self.canary.forms(&messages))
+    }
+
+    /// How many requests the ledger has as signed.
+    pub(super) fn recorded(&self) -> Result<u64, ServeError> {
+        let rows = self.says(&["audit", "show", "--json"])?;
+        let mut recorded = 0;
+        for row in rows.lines().filter(|row| row.contains("\"event\":\"signed\"")) {
+            let row: Value =
+                serde_json::from_str(row).map_err(|error| ServeError::Answer(error.to_string()))?;
+            recorded += row["requests"].as_array().map_or(0, Vec::len) as u64;
+        }
+        Ok(recorded)
     }
 
     /// What `evanesce` of this installation prints.
@@ -103,13 +156,24 @@ impl Server {
             let found = format!("{} keys have {receipts} receipts", KEYS.len());
             return Err(ServeError::Left(found));
         }
-        let alive: Value = serde_json::from_str(&self.says(&["ps", "--json"])?)
-            .map_err(|error| ServeError::Answer(error.to_string()))?;
-        if alive.as_array().is_none_or(|alive| !alive.is_empty()) {
-            return Err(ServeError::Left(format!("a worker is left: {alive}")));
+        let alive = self.alive()?;
+        let left =
+            self.workers.iter().find(|worker| Path::new(&format!("/proc/{worker}")).exists());
+        if !alive.is_empty() || left.is_some() {
+            return Err(ServeError::Left(format!("a worker is left: {alive:?} {left:?}")));
         }
         self.says(&["audit", "verify"])?;
         Ok(())
+    }
+
+    /// The workers that live.
+    fn alive(&self) -> Result<Vec<u32>, ServeError> {
+        let alive: Value = serde_json::from_str(&self.says(&["ps", "--json"])?)
+            .map_err(|error| ServeError::Answer(error.to_string()))?;
+        let wrong = || ServeError::Answer(format!("not a list of workers: {alive}"));
+        let pid = |worker: &Value| u32::try_from(worker["worker_pid"].as_u64()?).ok();
+        let pids = alive.as_array().ok_or_else(wrong)?.iter().map(pid);
+        pids.collect::<Option<_>>().ok_or_else(wrong)
     }
 }
 
@@ -118,6 +182,19 @@ impl Drop for Server {
         // Where it has ended there is nothing to kill.
         self.child.kill().ok();
         self.child.wait().ok();
+    }
+}
+
+fn write_secret(path: &Path, text: &str) -> Result<(), ServeError> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    Ok(file.write_all(text.as_bytes())?)
+}
+
+/// The bytes of a search that found nothing.
+fn searched(found: &ScanReport) -> Result<u64, ServeError> {
+    match found.found_nothing() {
+        true => Ok(found.bytes_scanned),
+        false => Err(ServeError::Left(format!("something of the key was found: {:?}", found.hits))),
     }
 }
 
@@ -174,6 +251,7 @@ key = "DIRECTORY/server.key"
 client-ca = "DIRECTORY/ca.pem"
 
 [keys.files]
+file = "DIRECTORY/files.key"
 grants = ["sshsig"]
 signatures-max = 1000000000
 

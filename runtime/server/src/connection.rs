@@ -1,9 +1,11 @@
 //! One connection: its handshake, its client, its requests, and its end in good time.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use rustls::pki_types::CertificateDer;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -25,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use crate::api::{deadline_of, route_of};
+use crate::gather::{Outlet, gathered};
 use crate::identity::Identity;
 use crate::limits::{CLOSE_TIMEOUT, DRAIN_TIMEOUT, HEAD_BYTES_MAX, HEADERS_MAX, STREAMS_MAX};
 use crate::metrics::Answer;
@@ -151,6 +155,7 @@ pub(crate) async fn serve(
             async move { Ok::<_, Infallible>(answer(request, peer, &shared, router).await) }
         })
     };
+    let (stream, outlet) = gathered(stream);
     let stream = TokioIo::new(stream);
     let is_cut = if is_h2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -161,7 +166,7 @@ pub(crate) async fn serve(
             .max_send_buf_size(SEND_BYTES_MAX)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        drive(builder.serve_connection(stream, service), &peer, &shared, stopping).await
+        drive(builder.serve_connection(stream, service), outlet, &peer, &shared, stopping).await
     } else {
         let mut builder = http1::Builder::new();
         builder
@@ -169,7 +174,7 @@ pub(crate) async fn serve(
             .header_read_timeout(shared.timeouts.idle)
             .max_buf_size(HEAD_BYTES_MAX)
             .max_headers(HEADERS_MAX);
-        drive(builder.serve_connection(stream, service), &peer, &shared, stopping).await
+        drive(builder.serve_connection(stream, service), outlet, &peer, &shared, stopping).await
     };
     if is_cut {
         shared.metrics.connections_cut.add();
@@ -237,8 +242,9 @@ impl Drop for UnderWay<'_> {
 /// Lets a connection do its work until it ends, until nothing was asked for too long, or until the
 /// server stops; then what is under way is answered, and what still holds on is cut. Says whether it
 /// was cut.
-async fn drive<C: GracefulConnection>(
+async fn drive<C: GracefulConnection, S: AsyncWrite + Unpin>(
     connection: C,
+    outlet: Outlet<S>,
     peer: &Peer,
     shared: &Shared,
     mut stopping: watch::Receiver<bool>,
@@ -250,15 +256,15 @@ async fn drive<C: GracefulConnection>(
                 let idle = Duration::from_millis(shared.now_ms().saturating_sub(since));
                 match shared.timeouts.idle.checked_sub(idle).filter(|left| !left.is_zero()) {
                     Some(left) => left,
-                    None => return close(connection, CLOSE_TIMEOUT).await,
+                    None => return close(connection, &outlet, CLOSE_TIMEOUT).await,
                 }
             }
             None => shared.timeouts.idle,
         };
         tokio::select! {
-            _ = connection.as_mut() => return false,
+            () = work(connection.as_mut(), &outlet) => return false,
             () = sleep_until(Instant::now() + look_again) => {}
-            () = stop(&mut stopping) => return close(connection, DRAIN_TIMEOUT).await,
+            () = stop(&mut stopping) => return close(connection, &outlet, DRAIN_TIMEOUT).await,
         }
     }
 }
@@ -270,9 +276,31 @@ pub(crate) async fn stop(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// Takes no more requests, and gives those that are under way so long.
-async fn close<C: GracefulConnection>(mut connection: Pin<&mut C>, within: Duration) -> bool {
+async fn close<C: GracefulConnection, S: AsyncWrite + Unpin>(
+    mut connection: Pin<&mut C>,
+    outlet: &Outlet<S>,
+    within: Duration,
+) -> bool {
     connection.as_mut().graceful_shutdown();
-    timeout(within, connection).await.is_err()
+    timeout(within, work(connection, outlet)).await.is_err()
+}
+
+/// Lets a connection read, answer and write until it ends; each time that it has nothing more to do
+/// for now, what it has written is sent.
+async fn work<C: GracefulConnection, S: AsyncWrite + Unpin>(
+    mut connection: Pin<&mut C>,
+    outlet: &Outlet<S>,
+) {
+    poll_fn(|cx| {
+        let has_ended = connection.as_mut().poll(cx).is_ready();
+        match outlet.poll_send(cx) {
+            // A peer that takes nothing any more is gone.
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending if has_ended => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    })
+    .await;
 }
 
 const HEAD_BYTES_MAX_H2: u32 = 16 * 1024;

@@ -33,6 +33,7 @@
 pub mod api;
 pub mod config;
 mod connection;
+mod gather;
 mod identity;
 pub mod keys;
 pub mod limits;

@@ -5,13 +5,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use axum::Router;
 use evanesce_protocol::WorkloadId;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -48,7 +49,10 @@ pub struct Options {
 /// A server that takes requests, until it is stopped.
 #[derive(Debug)]
 pub struct Server {
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
+    /// What runs the tasks, where the runtime has no threads of its own; ends with [`Server::ending`].
+    driver: Option<JoinHandle<()>>,
+    ending: watch::Sender<bool>,
     shared: Arc<Shared>,
     stopping: watch::Sender<bool>,
     /// Closed once the last connection has ended.
@@ -96,13 +100,7 @@ impl Server {
     pub fn start(options: Options) -> Result<Self, ServerError> {
         let Options { listeners, connections, threads, timeouts, policy, tls, keys, lost } =
             options;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .max_blocking_threads(BLOCKING_THREADS_MAX)
-            .thread_name("evanesce-serve")
-            .enable_all()
-            .build()
-            .map_err(ServerError::Runtime)?;
+        let runtime = Arc::new(runtime_of(threads).map_err(ServerError::Runtime)?);
         let linked = runtime.block_on(async {
             let mut linked = BTreeMap::new();
             for setup in keys {
@@ -145,7 +143,12 @@ impl Server {
         }
         tokio::spawn(beat(Arc::clone(&shared)));
         drop(entered);
-        Ok(Self { runtime, shared, stopping, ended, addresses })
+        let (ending, ends) = watch::channel(false);
+        let driver = match threads {
+            1 => Some(drive(Arc::clone(&runtime), ends).map_err(ServerError::Runtime)?),
+            _ => None,
+        };
+        Ok(Self { runtime, driver, ending, shared, stopping, ended, addresses })
     }
 
     /// Where it listens.
@@ -182,16 +185,41 @@ impl Server {
     /// Takes no more connections and requests, answers those that are under way, and waits for that;
     /// what still holds on after [`DRAIN_TIMEOUT`] is cut. Returns how many signatures there were.
     pub fn stop(self) -> u64 {
-        let Self { runtime, shared, stopping, mut ended, .. } = self;
+        let Self { runtime, driver, ending, shared, stopping, mut ended, .. } = self;
         shared.is_stopping.store(true, Ordering::Relaxed);
         stopping.send_replace(true);
         runtime.block_on(async {
             // Each connection has its own, shorter time; this is for those that miss it.
             timeout(DRAIN_TIMEOUT + CLOSE_TIMEOUT, ended.recv()).await.unwrap_or(None);
         });
-        runtime.shutdown_timeout(CLOSE_TIMEOUT);
+        ending.send_replace(true);
+        // A thread that panicked has nothing more to end.
+        driver.map_or(Ok(()), JoinHandle::join).unwrap_or(());
+        if let Some(runtime) = Arc::into_inner(runtime) {
+            runtime.shutdown_timeout(CLOSE_TIMEOUT);
+        }
         shared.keys.values().map(Key::signatures).sum()
     }
+}
+
+/// One thread takes tasks in the order in which they become ready: a connection comes after all the
+/// requests whose answers came in one read, and sends them in one write. Several threads have each other
+/// to wake, and look first at what was woken last.
+fn runtime_of(threads: usize) -> io::Result<Runtime> {
+    let mut builder = match threads {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.max_blocking_threads(BLOCKING_THREADS_MAX).thread_name(THREAD_NAME).enable_all().build()
+}
+
+/// Runs the tasks of a runtime that has no threads of its own, until it is to end.
+fn drive(runtime: Arc<Runtime>, mut ends: watch::Receiver<bool>) -> io::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name(THREAD_NAME.to_owned());
+    thread.spawn(move || runtime.block_on(connection::stop(&mut ends)))
 }
 
 impl Shared {
@@ -334,6 +362,8 @@ impl std::fmt::Debug for Options {
 
 /// Attesters wait in threads of their own.
 const BLOCKING_THREADS_MAX: usize = 64;
+
+const THREAD_NAME: &str = "evanesce-serve";
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

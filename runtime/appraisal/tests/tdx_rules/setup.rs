@@ -64,7 +64,7 @@ pub(crate) const CONFIG_ID: usize = 184;
 pub(crate) const OWNER: usize = 232;
 pub(crate) const OWNER_CONFIG: usize = 280;
 pub(crate) const RTMR: usize = 328;
-const REPORT_DATA: usize = 520;
+pub(crate) const REPORT_DATA: usize = 520;
 pub(crate) const SVN_2: usize = 584;
 pub(crate) const SERVICE_TD: usize = 600;
 
