@@ -327,8 +327,7 @@ mod tests {
             digest(&one, b"a", b"B"),
         ];
 
-        let distinct: std::collections::BTreeSet<_> =
-            digests.iter().map(ToString::to_string).collect();
+        let distinct: BTreeSet<_> = digests.iter().map(ToString::to_string).collect();
         assert_eq!(distinct.len(), digests.len());
     }
 
