@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod enclave;
 mod fuzz;
 mod kills;
 mod licences;
@@ -40,6 +41,7 @@ use clap::Parser;
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 enum Task {
     Bench(bench::BenchArgs),
+    Enclave(enclave::EnclaveArgs),
     Fuzz(fuzz::FuzzArgs),
     Kills(kills::KillsArgs),
     Playbooks(playbooks::PlaybooksArgs),
@@ -59,6 +61,7 @@ impl Task {
     fn run(&self) -> Result<(Box<dyn Display>, ExitCode), Box<dyn Error>> {
         let report: Box<dyn Display> = match self {
             Self::Bench(args) => Box::new(bench::run(args)?),
+            Self::Enclave(args) => Box::new(enclave::run(args)?),
             Self::Fuzz(args) => Box::new(fuzz::run(args)?),
             Self::Kills(args) => Box::new(kills::run(args)?),
             Self::Playbooks(args) => Box::new(playbooks::run(args)?),

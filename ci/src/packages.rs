@@ -155,11 +155,12 @@ struct DepKind {
     kind: Option<String>,
 }
 
-/// The launcher runs worker and attester, and the worker holds the guest: cargo knows no edge between
+/// The launcher runs worker and attester, a machine runs its first program, and the worker holds the guest: cargo knows no edge between
 /// them.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 5] = [
     ("evanesce", "x86_64-unknown-linux-gnu"),
     ("evanesce-attester", "x86_64-unknown-linux-gnu"),
+    ("evanesce-init", "x86_64-unknown-linux-gnu"),
     ("evanesce-worker", "x86_64-unknown-linux-gnu"),
     ("evanesce-signer", "wasm32-unknown-unknown"),
 ];

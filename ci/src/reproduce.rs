@@ -1,4 +1,4 @@
-//! `cargo xtask reproduce`: builds worker and attester again, elsewhere and from nothing, and compares.
+//! `cargo xtask reproduce`: builds worker, attester and first program again, elsewhere and from nothing, and compares.
 //!
 //! Whoever has the source and the compiler can so tell what a launcher embeds; the ledger names the
 //! same digest in each workload's `started` row.
@@ -91,7 +91,7 @@ fn embedded() -> Result<Vec<Vec<u8>>, ReproduceError> {
         let path = pair.and_then(|pair| pair[1].as_str());
         path.map(PathBuf::from).ok_or(ReproduceError::NotSaid)
     };
-    ["EVANESCE_WORKER_FILE", "EVANESCE_ATTESTER_FILE"]
+    ["EVANESCE_WORKER_FILE", "EVANESCE_ATTESTER_FILE", "EVANESCE_INIT_FILE"]
         .map(file)
         .into_iter()
         .map(|path| read(&path?))
@@ -179,4 +179,4 @@ impl ReproduceError {
 }
 
 /// What the launcher embeds.
-const PACKAGES: [&str; 2] = ["evanesce-worker", "evanesce-attester"];
+const PACKAGES: [&str; 3] = ["evanesce-worker", "evanesce-attester", "evanesce-init"];

@@ -28,7 +28,7 @@ use serde::Serialize;
 use self::bench::Bench;
 use self::cases::{KEYS, SESSIONS, Session};
 pub(crate) use self::error::VmError;
-use self::image::Image;
+pub(crate) use self::image::Image;
 use self::machine::Boot;
 use self::payload::Programs;
 use self::row::Row;

@@ -1,4 +1,4 @@
-//! Builds the worker and the attester that this launcher embeds, and pins their digests.
+//! Builds the worker, the attester and a machine's first program, which this launcher embeds, and pins their digests.
 //!
 //! The worker is an executable of its own: the launcher runs it and never links it. It is built by
 //! a cargo of its own, always in the profile `worker`, in a target directory of its own, with none
@@ -31,6 +31,7 @@ fn main() {
     // Only builds for tests have evidence of no machine.
     let insecure = env::var_os("CARGO_FEATURE_DANGER_INSECURE_SOFTWARE_ATTESTATION");
     embed(&workspace, &target, &out, "attester", insecure.map(|_| "danger-insecure-software"));
+    embed(&workspace, &target, &out, "init", None);
 
     let signer = fs::read(workspace.join(SIGNER_MODULE)).unwrap_or_default();
     let digest = hex::encode(Sha256::digest(&signer));

@@ -452,6 +452,41 @@ pub const ADVICE: &[Advice] = &[
         Fault::Misuse,
         "name the file of one of its recipients' identities with --identity, or give the systemd credential evanesce.identity",
     ),
+    Advice::new(
+        "image.changed",
+        Fault::Refusal,
+        "build the image again with `evanesce image build`, or find out who changed it",
+    ),
+    Advice::new(
+        "image.kernel",
+        Fault::Misuse,
+        "name a bzImage for x86-64, like Debian's /boot/vmlinuz-*-cloud-amd64",
+    ),
+    Advice::new(
+        "image.library",
+        Fault::Environment,
+        "install the C library and libgcc (Debian: libc6, libgcc-s1)",
+    ),
+    Advice::new(
+        "image.manifest",
+        Fault::Misuse,
+        "name the folder that `evanesce image build` wrote; `evanesce image show` reads it",
+    ),
+    Advice::new(
+        "image.no-kernel",
+        Fault::Misuse,
+        "install linux-image-cloud-amd64 of Linux 6.12 or later, or name a kernel with --kernel",
+    ),
+    Advice::new(
+        "image.read",
+        Fault::Misuse,
+        "name the folder that `evanesce image build` wrote, and see that its files can be read",
+    ),
+    Advice::new(
+        "image.write",
+        Fault::Environment,
+        "see that there is room and that the folder can be written",
+    ),
     Advice::new("input.read", Fault::Misuse, "name a file that exists and that you may read"),
     Advice::new(
         "input.too-long",
@@ -710,6 +745,27 @@ pub const ADVICE: &[Advice] = &[
         "log.sign",
         Fault::Environment,
         "the notary could not sign, see the cause; the next command that signs tries again",
+    ),
+    Advice::new(
+        "machine.ended",
+        Fault::Environment,
+        "see docs/enclave.md: memory that may be locked, KVM (or --enclave-accelerator tcg), firmware",
+    ),
+    Advice::new(
+        "machine.other-worker",
+        Fault::Refusal,
+        "build the image again with this evanesce: `evanesce image build`",
+    ),
+    Advice::new(
+        "machine.plan",
+        Fault::Misuse,
+        "vm takes no firmware; snp and tdx take --enclave-firmware and KVM",
+    ),
+    Advice::new("machine.qemu", Fault::Environment, "install QEMU (Debian: qemu-system-x86)"),
+    Advice::new(
+        "machine.spawn",
+        Fault::Environment,
+        "see that there is memory for the machine, 256 MiB and what QEMU needs",
     ),
     Advice::new("man.directory", Fault::Environment, "name a directory that you can write"),
     Advice::new("man.render", Fault::Internal, "report this as a defect"),
@@ -1403,6 +1459,11 @@ pub const ADVICE: &[Advice] = &[
         "name a user and a group that are neither root's nor the launcher's with --uid and --gid, or leave both out: systemd makes one",
     ),
     Advice::new(
+        "start.not-in-machine",
+        Fault::Misuse,
+        "with --enclave the key is born inside: leave out what is named, or run without a machine",
+    ),
+    Advice::new(
         "start.observe",
         Fault::Environment,
         "see that /proc is mounted and shows processes of this user",
@@ -1643,6 +1704,11 @@ pub const ADVICE: &[Advice] = &[
         "worker.lock-limit",
         Fault::Environment,
         "raise the limit with `ulimit -l 8192` (LimitMEMLOCK= in systemd, memlock in limits.conf)",
+    ),
+    Advice::new(
+        "worker.machine",
+        Fault::Environment,
+        "see that the image's kernel has what docs/enclave.md lists; report it as a defect if it has",
     ),
     Advice::new(
         "worker.memory",

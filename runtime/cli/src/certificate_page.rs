@@ -250,6 +250,11 @@ fn technique(receipt: &Receipt) -> String {
             scrub.bytes_overwritten,
             counted(scrub.pages_absent, "page"),
         ),
+        ScrubMethod::MachineOverwritten => format!(
+            "the machine that the worker had for itself was ended and seen to be gone; then all of \
+             its memory, {} bytes, was overwritten with zeros and read back from outside",
+            scrub.bytes_overwritten,
+        ),
         ScrubMethod::Kernel => "the process was dead before it could be asked to overwrite: the \
                                 kernel cleared its pages as it freed them"
             .to_owned(),

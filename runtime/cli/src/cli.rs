@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use crate::commands::{
-    attest, audit, completions, config, doctor, drill, key, log as log_command, man, notary,
+    attest, audit, completions, config, doctor, drill, image, key, log as log_command, man, notary,
     playbook, ps, release, run, serve, shred, sign, stop, verify,
 };
 use crate::configuration::{Layer, ProfileName, Sourced};
@@ -114,6 +114,8 @@ pub enum Command {
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Release(release::ReleaseArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
+    Image(image::ImageArgs),
+    #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Config(config::ConfigArgs),
     #[expect(missing_docs, reason = "the docs of the arguments are the help")]
     Log(log_command::LogArgs),
@@ -179,6 +181,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Notary(args) => ui.finish(notary::run(&args, &context), failed),
         Command::Audit(args) => ui.finish(audit::run(&args, &context), failed),
         Command::Attest(args) => ui.finish(attest::run(&args, &context), failed),
+        Command::Image(args) => ui.finish(image::run(&args), failed),
         Command::Release(args) => ui.finish(release::run(&args, &context), failed),
         Command::Config(args) => ui.finish(config::run(&args, &context), failed),
         Command::Log(args) => ui.finish(log_command::run(&args, &context), failed),

@@ -182,6 +182,7 @@ coded!(
     evanesce_launcher::StartError,
     evanesce_launcher::StopError,
     evanesce_launcher::TargetError,
+    evanesce_launcher::machine::parts::ImageError,
     evanesce_ledger::ExportError,
     evanesce_ledger::ReadError,
     evanesce_ledger::statement::StatementError,

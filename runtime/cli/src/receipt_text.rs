@@ -90,6 +90,12 @@ pub fn write(receipt: &Receipt, row: u64, out: &mut dyn Write) -> io::Result<()>
 
 /// The words for where a worker was, where that is more than beside its launcher.
 fn place(placement: &Placement) -> Option<String> {
+    if let Some(machine) = &placement.machine {
+        return Some(format!(
+            "in a machine of its own ({}, image {})",
+            machine.enclave, machine.image
+        ));
+    }
     match (&placement.unit, &placement.launcher_unit) {
         (Some(unit), None) => Some(format!("by systemd as {unit}")),
         (Some(unit), Some(own)) => Some(format!("by systemd as {unit}, its launcher in {own}")),
@@ -189,6 +195,10 @@ fn method(receipt: &Receipt) -> String {
             scrub.bytes_overwritten.div_ceil(1024),
         ),
         ScrubMethod::Kernel => "the worker was dead already, the kernel cleared its pages".into(),
+        ScrubMethod::MachineOverwritten => format!(
+            "its machine ended, {} MiB of its memory overwritten from outside",
+            scrub.bytes_overwritten >> 20,
+        ),
     }
 }
 
@@ -231,5 +241,7 @@ pub(crate) const fn is_of_scrub(claim: Claim) -> bool {
             | Claim::ProcessGone
             | Claim::SecretPagesClearedOnFree
             | Claim::PagesClearedOnFree
+            | Claim::MachineMemoryOverwritten
+            | Claim::MemoryKeyDestroyed
     )
 }

@@ -17,6 +17,7 @@ fn every_code_in_the_source_has_a_row_and_every_row_a_code() {
         "evidence",
         "launcher",
         "ledger",
+        "machine",
         "protocol",
         "release",
         "residue",

@@ -92,6 +92,21 @@ impl CageChecked {
         self
     }
 
+    /// The same of a worker in a machine of its own, which `machine` says: what was seen of it was
+    /// seen by the machine's first program, and secret pages are so to whoever is inside alone.
+    #[must_use]
+    pub(crate) fn in_machine(mut self, machine: ScrubStatement) -> Self {
+        for statement in &mut self.statements {
+            if statement.observer == Observer::ObservedOutside {
+                statement.observer = Observer::SelfReported;
+                statement.detail.push_str(", by the machine's first program");
+            }
+        }
+        self.statements.insert(0, machine);
+        self.backing = Backing::LockedPages;
+        self
+    }
+
     /// The claims alone.
     pub fn claims(&self) -> Vec<Claim> {
         self.statements.iter().map(|statement| statement.claim).collect()

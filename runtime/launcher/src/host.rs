@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use evanesce_ledger::receipt::{Graded, HostFacts, Known, ScrubStatement, Swap};
+use evanesce_ledger::receipt::{Claim, Graded, HostFacts, Known, ScrubStatement, Swap};
 use evanesce_posture::{CageTrial, Facts, Files, Host, LocalFiles, SwapUse, examine, grade};
 
 /// How far this host keeps each promise to a key whose worker's cage was found to hold by `cage`;
 /// where that is empty, it is not known any more.
 pub(crate) fn grades(cage: &[ScrubStatement]) -> Vec<Graded> {
-    let trial = match cage.is_empty() {
-        true => CageTrial::Refused {
-            code: "launcher.lost".to_owned(),
-            message: "what was found of the cage is lost".to_owned(),
-        },
-        false => CageTrial::Holds(cage.iter().map(named).collect()),
+    let refused = |code: &str, message: &str| CageTrial::Refused {
+        code: code.to_owned(),
+        message: message.to_owned(),
+    };
+    let is_in_machine = cage.iter().any(|statement| statement.claim == Claim::OwnMachine);
+    let trial = match (cage.is_empty(), is_in_machine) {
+        (true, _) => refused("launcher.lost", "what was found of the cage is lost"),
+        (_, true) => refused("machine", "its cage is in a machine, whose memory this host has"),
+        (false, false) => CageTrial::Holds(cage.iter().map(named).collect()),
     };
     grade::grade(&examine(&ThisHost { trial }, &grade::checks_of_grades()))
 }

@@ -29,7 +29,8 @@
 //!
 //! # Invariant
 //!
-//! No environment, clock or terminal is read here: the command hands them in. One thread.
+//! No environment, clock or terminal is read here: the command hands them in. One thread, and one
+//! more for each worker in a machine of its own, which carries its messages.
 
 #![forbid(unsafe_code)]
 
@@ -47,6 +48,7 @@ mod journal;
 mod key_file;
 mod launcher;
 pub mod lifecycle;
+pub mod machine;
 mod notary;
 mod output_dir;
 mod plan;

@@ -19,6 +19,7 @@ use evanesce_protocol::KeyOrigin;
 use evanesce_protocol::commitment::RequestCommitment;
 use evanesce_protocol::control::{Backing, WipeCause, WipeReport};
 
+use crate::machine::{Cleared, MachineEnd};
 use crate::process::{EndStatus, Gone};
 use crate::scrub::Overwritten;
 
@@ -35,6 +36,8 @@ pub enum Event {
     Overwritten(Overwritten),
     /// It could not be, and why.
     NotOverwritten(String),
+    /// There is nothing to overwrite as long as it lives: it is in a machine, which goes with it.
+    GoesWithMachine,
     /// The worker's process has ended, or its channel is closed.
     WorkerEnded,
     /// The worker's process was reaped.
@@ -152,6 +155,7 @@ impl Lifecycle {
                 self.doubt(Claim::PrivatePagesOverwrittenAndReadBack, reason);
                 self.kill()
             }
+            (Phase::Overwriting, Event::GoesWithMachine) => self.kill(),
             (Phase::Wiping | Phase::Overwriting, Event::WorkerEnded) => {
                 self.go(Phase::Ending, Action::Reap)
             }
@@ -172,10 +176,16 @@ impl Lifecycle {
                 self.is_end_asked = true;
                 Action::Wait
             }
-            (Phase::Serving, Event::Overwritten(_) | Event::NotOverwritten(_))
+            (
+                Phase::Serving,
+                Event::Overwritten(_) | Event::NotOverwritten(_) | Event::GoesWithMachine,
+            )
             | (
                 Phase::Wiping,
-                Event::EndAsked(_) | Event::Overwritten(_) | Event::NotOverwritten(_),
+                Event::EndAsked(_)
+                | Event::Overwritten(_)
+                | Event::NotOverwritten(_)
+                | Event::GoesWithMachine,
             )
             | (Phase::Overwriting, Event::Wiped(_) | Event::NotWiped(_))
             | (
@@ -188,6 +198,7 @@ impl Lifecycle {
                 | Event::NotWiped(_)
                 | Event::Overwritten(_)
                 | Event::NotOverwritten(_)
+                | Event::GoesWithMachine
                 | Event::WorkerEnded,
             )
             | (
@@ -196,6 +207,7 @@ impl Lifecycle {
                 | Event::NotWiped(_)
                 | Event::Overwritten(_)
                 | Event::NotOverwritten(_)
+                | Event::GoesWithMachine
                 | Event::WorkerEnded
                 | Event::Gone(_)
                 | Event::NotGone(_),
@@ -221,7 +233,9 @@ impl Lifecycle {
 
     /// Says what the receipt may claim. Whatever was not observed by now is not claimed.
     pub fn conclude(self, facts: &Facts<'_>) -> Verdict {
+        let cleared = self.machine_cleared(facts);
         let method = match (&self.wipe, &self.overwritten, &self.gone) {
+            (_, _, Some(_)) if cleared.is_some() => ScrubMethod::MachineOverwritten,
             (Some(_), Some(_), Some(_)) => ScrubMethod::WorkerWipedThenOverwritten,
             _ => ScrubMethod::Kernel,
         };
@@ -243,7 +257,10 @@ impl Lifecycle {
                 unproven: self.doubts(facts),
                 regions,
                 bytes_wiped,
-                bytes_overwritten: self.overwritten.as_ref().map_or(0, Overwritten::bytes),
+                bytes_overwritten: self
+                    .overwritten
+                    .as_ref()
+                    .map_or(cleared.map_or(0, Cleared::bytes), Overwritten::bytes),
                 pages_absent: self.overwritten.as_ref().map_or(0, Overwritten::pages_absent),
                 forced: Some(self.forced(facts.init_on_free)),
             },
@@ -279,8 +296,16 @@ impl Lifecycle {
     fn is_shown(&self, facts: &Facts<'_>) -> bool {
         let is_cleared = self.wipe.is_some()
             || facts.backing == Backing::SecretPages
-            || facts.init_on_free == Known::Yes;
+            || facts.init_on_free == Known::Yes
+            || self.machine_cleared(facts).is_some();
         self.gone.is_some() && is_cleared
+    }
+
+    /// What was overwritten of the machine that the worker was in. Only a machine that is gone can
+    /// have been.
+    fn machine_cleared<'f>(&self, facts: &Facts<'f>) -> Option<&'f Cleared> {
+        let machine = facts.machine.filter(|_| self.gone.is_some())?;
+        machine.memory.as_ref().ok()
     }
 
     fn statements(&self, facts: &Facts<'_>) -> Vec<ScrubStatement> {
@@ -321,6 +346,17 @@ impl Lifecycle {
                 let detail = "init_on_free=1".to_owned();
                 state(Claim::PagesClearedOnFree, Observer::RestsOnKernel, detail);
             }
+            if let Some(cleared) = self.machine_cleared(facts) {
+                let detail = format!("{} bytes", cleared.bytes());
+                let claim = Claim::MachineMemoryOverwritten;
+                state(claim, Observer::ObservedOutside, detail);
+            }
+            if let Some(MachineEnd { enclave, .. }) = facts.machine
+                && enclave.is_encrypted()
+            {
+                let detail = format!("{enclave}: the vendor's word; nothing here can measure it");
+                state(Claim::MemoryKeyDestroyed, Observer::RestsOnPlatform, detail);
+            }
         }
         statements
     }
@@ -340,8 +376,13 @@ impl Lifecycle {
                 doubt(Claim::RegistersCleared, reason);
             }
         }
-        if self.overwritten.is_none() {
-            doubt(Claim::PrivatePagesOverwrittenAndReadBack, "the worker had ended");
+        match facts.machine.map(|machine| &machine.memory) {
+            Some(Ok(_)) => {}
+            Some(Err(reason)) => doubt(Claim::MachineMemoryOverwritten, reason),
+            None if self.overwritten.is_none() => {
+                doubt(Claim::PrivatePagesOverwrittenAndReadBack, "the worker had ended");
+            }
+            None => {}
         }
         if self.gone.is_none() {
             doubt(Claim::ProcessGone, "nobody saw it");
@@ -391,6 +432,8 @@ pub struct Facts<'a> {
     pub init_on_free: Known,
     /// What was found of the cage; empty where that is not known any more.
     pub cage: &'a [ScrubStatement],
+    /// The end of the machine that the worker was in, where it was in one.
+    pub machine: Option<&'a MachineEnd>,
 }
 
 /// What a receipt may say.
@@ -419,6 +462,7 @@ const fn cause_of(cause: WipeCause) -> Cause {
 
 #[cfg(test)]
 mod tests {
+    use evanesce_machine::Enclave;
     use evanesce_protocol::{Digest, PublicKey};
     use proptest::prelude::*;
 
@@ -449,6 +493,7 @@ mod tests {
             backing,
             init_on_free: Known::No,
             cage: &[],
+            machine: None,
         }
     }
 
@@ -537,6 +582,67 @@ mod tests {
         assert!(forced.leaves.contains("could have left"), "{forced:?}");
         let forced = end(vec![Event::WorkerEnded, Event::Gone(killed())], Known::Yes);
         assert!(forced.leaves.starts_with("nothing:"), "{forced:?}");
+    }
+
+    fn machine(enclave: Enclave, cleared: bool) -> MachineEnd {
+        let memory = if cleared { Ok(Cleared::of_test()) } else { Err("no write".to_owned()) };
+        MachineEnd { enclave, memory }
+    }
+
+    #[test]
+    fn a_machine_that_was_killed_from_outside_leaves_nothing_once_its_memory_is_overwritten() {
+        let end = |machine: &MachineEnd| {
+            let mut life = Lifecycle::new();
+            assert_eq!(life.on(Event::WorkerEnded), Action::Reap);
+            assert_eq!(life.on(Event::Gone(killed())), Action::Wait);
+            assert_eq!(life.on(Event::EndAsked(Cause::CommandEnded)), Action::Conclude);
+            life.conclude(&Facts { machine: Some(machine), ..facts(Backing::LockedPages) })
+        };
+
+        let verdict = end(&machine(Enclave::Vm, true));
+        assert_eq!(verdict.fate, KeyFate::Destroyed);
+        assert_eq!(verdict.scrub.method, ScrubMethod::MachineOverwritten);
+        assert_eq!(claims(&verdict), [Claim::ProcessGone, Claim::MachineMemoryOverwritten]);
+
+        let verdict = end(&machine(Enclave::Vm, false));
+        assert_eq!(verdict.fate, KeyFate::Unproven);
+        let doubted = verdict.scrub.unproven.iter().map(|doubt| doubt.claim);
+        assert!(doubted.into_iter().any(|claim| claim == Claim::MachineMemoryOverwritten));
+    }
+
+    #[test]
+    fn what_the_platform_does_with_its_key_is_the_vendors_word() {
+        let mut life = Lifecycle::new();
+        life.on(Event::EndAsked(Cause::CommandEnded));
+        assert_eq!(life.on(Event::Wiped(report(WipeCause::Ordered))), Action::Overwrite);
+        assert_eq!(life.on(Event::GoesWithMachine), Action::Kill);
+        life.on(Event::Gone(killed()));
+        let machine = machine(Enclave::Snp, true);
+
+        let verdict =
+            life.conclude(&Facts { machine: Some(&machine), ..facts(Backing::LockedPages) });
+
+        let of_platform =
+            |statement: &&ScrubStatement| statement.claim == Claim::MemoryKeyDestroyed;
+        let statement = verdict.scrub.statements.iter().find(of_platform).unwrap();
+        assert_eq!(statement.observer, Observer::RestsOnPlatform);
+        assert_eq!((verdict.scrub.unproven, verdict.complete), (vec![], true));
+    }
+
+    #[test]
+    fn a_machine_that_was_not_seen_to_be_gone_was_not_overwritten() {
+        let mut life = Lifecycle::new();
+        life.on(Event::EndAsked(Cause::CommandEnded));
+        life.on(Event::NotWiped("no answer".into()));
+        life.on(Event::NotGone("no end in time".into()));
+        let machine = machine(Enclave::Vm, true);
+
+        let verdict =
+            life.conclude(&Facts { machine: Some(&machine), ..facts(Backing::LockedPages) });
+
+        assert_eq!(verdict.fate, KeyFate::Unproven);
+        assert_eq!(verdict.scrub.method, ScrubMethod::Kernel);
+        assert!(!claims(&verdict).contains(&Claim::MachineMemoryOverwritten));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use evanesce_protocol::evidence::{EvidenceSource, Nonce};
 use evanesce_protocol::grant::Grants;
 use evanesce_protocol::limits::SIGNATURES_MAX_DEFAULT;
 
+use crate::machine::MachinePlan;
 use crate::secrets::Unlock;
 use crate::systemd::SpawnChoice;
 use crate::systemd::credential::Credential;
@@ -49,6 +50,8 @@ pub struct Plan {
     pub user: UnitUser,
     /// Files that systemd keeps for the worker, where it starts it.
     pub credentials: Vec<Credential>,
+    /// The machine that the worker is to have for itself.
+    pub machine: Option<MachinePlan>,
     /// The name of the command, without its arguments, for the ledger.
     pub command_name: Option<String>,
 }
@@ -107,6 +110,7 @@ impl Default for Plan {
             spawn: SpawnChoice::Direct,
             user: UnitUser::Dynamic,
             credentials: Vec::new(),
+            machine: None,
             command_name: None,
         }
     }

@@ -94,6 +94,8 @@ fn end(
         backing: known.map_or(Backing::LockedPages, |key| key.backing),
         init_on_free: host.init_on_free,
         cage,
+        // Its memory went with the launcher that had it.
+        machine: None,
     };
     let mut orphan = Lifecycle::of_orphan();
     orphan.on(match gone {

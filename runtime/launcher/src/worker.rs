@@ -25,6 +25,7 @@ use serde::de::DeserializeOwned;
 use crate::cage::{self, CageChecked, CageFaults, Expected};
 use crate::command::ENDING;
 use crate::key_file::KeyFile;
+use crate::machine::{self, Machine, MachineError, MachinePlan};
 use crate::process::{EndStatus, Gone, HeldProcess};
 use crate::secrets::{OpenSecret, SecretError, Unlock};
 use crate::signals::Signals;
@@ -110,6 +111,8 @@ pub(crate) struct Worker<C> {
     pub(crate) channel: Channel,
     /// Its unit, where systemd started it.
     unit: Option<Unit>,
+    /// Its machine, where it has one for itself: the process is the machine's then.
+    machine: Option<Machine>,
     role: std::marker::PhantomData<C>,
 }
 
@@ -150,7 +153,13 @@ impl<C: Conversation> StartingUnit<C> {
     /// Waits until systemd has started it.
     pub(crate) fn ready(self) -> Result<Worker<C>, WorkerError> {
         let process = self.unit.process(self.channel.as_fd())?;
-        Ok(Worker { process, channel: self.channel, unit: Some(self.unit), role: self.role })
+        Ok(Worker {
+            process,
+            channel: self.channel,
+            unit: Some(self.unit),
+            machine: None,
+            role: self.role,
+        })
     }
 }
 
@@ -178,19 +187,24 @@ impl<C: Conversation> Worker<C> {
             command.process_group(0);
         }
         let process = HeldProcess::spawn_shielded(&mut command).map_err(WorkerError::Spawn)?;
-        Ok(Self { process, channel, unit: None, role: std::marker::PhantomData })
+        Ok(Self { process, channel, unit: None, machine: None, role: std::marker::PhantomData })
     }
 
     /// Waits for the cage to be closed, and checks it, its unit's settings included.
     pub(crate) fn await_cage(&mut self, expected: &Expected) -> Result<CageChecked, WorkerError> {
-        match C::common(self.receive("closing its cage", START_TIMEOUT)?) {
+        let timeout = self.machine.as_ref().map_or(START_TIMEOUT, |_| machine::BOOT_TIMEOUT);
+        match C::common(self.receive("closing its cage", timeout)?) {
             Report::Caged(report) => {
-                let outside = cage::Outside::observe(self.process.pid_u32())
-                    .map_err(|source| WorkerError::Observe { source })?;
+                let outside = match &self.machine {
+                    Some(machine) => machine.outside(),
+                    None => cage::Outside::observe(self.process.pid_u32()),
+                };
+                let outside = outside.map_err(|source| WorkerError::Observe { source })?;
                 let cage = cage::check(&report, &outside, expected)?;
-                match &self.unit {
-                    Some(unit) => Ok(cage.and(unit.check(self.process.pid_u32())?)),
-                    None => Ok(cage),
+                match (&self.unit, &self.machine) {
+                    (_, Some(machine)) => Ok(cage.in_machine(machine.statement())),
+                    (Some(unit), None) => Ok(cage.and(unit.check(self.process.pid_u32())?)),
+                    (None, None) => Ok(cage),
                 }
             }
             Report::Refused(refused) => Err(self.refused(refused)),
@@ -210,6 +224,16 @@ impl<C: Conversation> Worker<C> {
         self.process.await_end(timeout).map(|gone| self.tell_end(gone))
     }
 
+    /// How long it may take to wipe.
+    pub(crate) fn wipe_timeout(&self, without_machine: Duration) -> Duration {
+        self.machine.as_ref().map_or(without_machine, |_| machine::WIPE_TIMEOUT)
+    }
+
+    /// The machine that it has for itself.
+    pub(crate) fn machine(&self) -> Option<&Machine> {
+        self.machine.as_ref()
+    }
+
     /// The unit that it runs in, where systemd started it.
     pub(crate) fn unit_name(&self) -> Option<String> {
         self.unit.as_ref().map(Unit::name)
@@ -222,7 +246,11 @@ impl<C: Conversation> Worker<C> {
         }
     }
 
-    fn tell_end(&self, gone: Gone) -> Gone {
+    fn tell_end(&mut self, gone: Gone) -> Gone {
+        // Whatever ended it: nothing maps its memory any more.
+        if let Some(machine) = &mut self.machine {
+            machine.clear();
+        }
         match (&self.unit, gone.status()) {
             (Some(unit), None) => unit.see_end(gone),
             _ => gone,
@@ -280,13 +308,26 @@ impl<C: Conversation> Worker<C> {
     /// A lost channel means that the worker died: says how, where that can be seen.
     fn end_in_mid_sentence(&mut self, otherwise: WorkerError) -> WorkerError {
         match self.await_end(END_TIMEOUT) {
-            Ok(gone) => gone.status().map_or(otherwise, |status| WorkerError::Died { status }),
+            Ok(gone) => gone.status().map_or(otherwise, |status| match &self.machine {
+                Some(machine) => WorkerError::MachineEnded { status, said: machine.last_words() },
+                None => WorkerError::Died { status },
+            }),
             Err(_) => otherwise,
         }
     }
 }
 
 impl Worker<Signer> {
+    /// Starts a machine with a worker in it, and does not wait for it.
+    pub(crate) fn spawn_in_machine(
+        plan: &MachinePlan,
+        strength: Strength,
+    ) -> Result<Self, WorkerError> {
+        let (machine, process, channel) = Machine::start(plan, strength)?;
+        let machine = Some(machine);
+        Ok(Self { process, channel, unit: None, machine, role: std::marker::PhantomData })
+    }
+
     /// Has a key loaded, and brings the worker the secrets that it asks for on the way. `signals`
     /// are looked at meanwhile, since a person may take long: one that asks to end ends this.
     pub(crate) fn load(
@@ -380,7 +421,7 @@ impl Worker<Signer> {
 
     /// Ends a worker that has no key.
     pub(crate) fn discard(mut self) -> Result<(), WorkerError> {
-        self.process.kill(END_TIMEOUT).map_err(WorkerError::Kill)?;
+        self.kill(END_TIMEOUT).map_err(WorkerError::Kill)?;
         Ok(())
     }
 
@@ -391,7 +432,7 @@ impl Worker<Signer> {
             SignerReport::Wiped(_) => {}
             _ => return Err(WorkerError::Unexpected { step: "wiping the key" }),
         }
-        self.process.kill(END_TIMEOUT).map_err(WorkerError::Kill)?;
+        self.kill(END_TIMEOUT).map_err(WorkerError::Kill)?;
         Ok(())
     }
 }
@@ -464,6 +505,17 @@ pub enum WorkerError {
         /// How.
         status: EndStatus,
     },
+    /// It cannot have a machine.
+    #[error("the worker's machine could not be started")]
+    Machine(#[from] MachineError),
+    /// Its machine ended.
+    #[error("the worker's machine {status}; the last that it said is: {said}")]
+    MachineEnded {
+        /// How.
+        status: EndStatus,
+        /// The last line of QEMU or of its console.
+        said: String,
+    },
     /// It did not answer in time.
     #[error("the worker did not answer in time while {step}")]
     Silent {
@@ -497,6 +549,8 @@ impl WorkerError {
             Self::Cage(_) => "worker.cage-check",
             Self::Refused(refused) => refused.code(),
             Self::Died { .. } => "worker.died",
+            Self::Machine(error) => error.code(),
+            Self::MachineEnded { .. } => "machine.ended",
             Self::Silent { .. } => "worker.silent",
             Self::Unexpected { .. } => "worker.unexpected",
             Self::Kill(_) => "worker.kill",

@@ -55,6 +55,11 @@ impl WorkerImage {
         &self.bytes
     }
 
+    /// The first program of a worker's machine.
+    pub(crate) const fn init() -> &'static [u8] {
+        EMBEDDED_INIT
+    }
+
     /// Copies the worker into a file in memory that can be executed, not read, and not changed.
     ///
     /// Mode 0111 has the kernel start it undumpable for all but root (execve(2), on files that the
@@ -68,6 +73,11 @@ impl SealedImage {
     /// The attester that this launcher was built with, ready to run.
     pub(crate) fn attester() -> Result<Self, ImageError> {
         Self::make("evanesce-attester", EMBEDDED_ATTESTER)
+    }
+
+    /// A program that is not ours, ready to be run as ours are.
+    pub(crate) fn of_program(name: &str, bytes: &[u8]) -> Result<Self, ImageError> {
+        Self::make(name, bytes)
     }
 
     fn make(name: &str, bytes: &[u8]) -> Result<Self, ImageError> {
@@ -146,6 +156,7 @@ fn pinned(hex: &str) -> Digest {
 }
 
 static EMBEDDED: &[u8] = include_bytes!(env!("EVANESCE_WORKER_FILE"));
+static EMBEDDED_INIT: &[u8] = include_bytes!(env!("EVANESCE_INIT_FILE"));
 static EMBEDDED_ATTESTER: &[u8] = include_bytes!(env!("EVANESCE_ATTESTER_FILE"));
 
 #[cfg(test)]

@@ -50,6 +50,7 @@ use crate::journal::Journal;
 use crate::key_file::{KeyFile, KeyFileError};
 use crate::launcher::Launcher;
 use crate::lifecycle::{self, Action, Facts, Lifecycle};
+use crate::machine::Machine;
 use crate::notary::{NotaryError, NotarySession, Session, Starting};
 use crate::output_dir::{OutputDir, OutputDirError};
 use crate::plan::{KeySource, Plan};
@@ -60,10 +61,10 @@ use crate::release::{self, ChannelError, Receiving};
 use crate::rotation::{self, RotateError};
 use crate::scrub;
 use crate::signals::{Sender, Signals};
-use crate::systemd::OwnUnit;
 use crate::systemd::bus::{self, Connecting};
 use crate::systemd::credential::{self, CredentialName};
 use crate::systemd::unit::UnitUser;
+use crate::systemd::{OwnUnit, SpawnChoice};
 use crate::worker::{
     LoadError, START_TIMEOUT, Signer, StartingUnit, UnitTerms, Worker, WorkerError,
 };
@@ -201,6 +202,9 @@ impl<'a> Workload<'a> {
         if (plan.key == KeySource::Released) != receiving.is_some() {
             return Err(StartError::NoHolder);
         }
+        if plan.machine.is_some() {
+            check_machine(&plan)?;
+        }
         if let KeySource::File(path) = &plan.key {
             // A rotation that was interrupted is ended first: it decides which key the file holds.
             rotation::settle(launcher, path).map_err(Box::new)?;
@@ -220,7 +224,10 @@ impl<'a> Workload<'a> {
 
         // Both workers come up while the claim and the first row are written.
         let (worker, notary) = spawn_both(launcher, &plan, &id)?;
-        let placement = placement(worker.unit_name());
+        let placement = Placement {
+            machine: worker.machine().map(Machine::placement),
+            ..placement(worker.unit_name())
+        };
         if let Some(unit) = placement.unit.as_deref().filter(|_| !plan.credentials.is_empty()) {
             plan.unlock.credentials = Some(credential::directory(unit));
         }
@@ -649,6 +656,9 @@ impl<'a> Workload<'a> {
             let event = match action {
                 Action::Wait | Action::Conclude => return,
                 Action::OrderWipe => self.order_wipe(),
+                Action::Overwrite if self.worker.machine().is_some() => {
+                    lifecycle::Event::GoesWithMachine
+                }
                 Action::Overwrite => match scrub::overwrite(&mut self.worker.process) {
                     Ok(overwritten) => lifecycle::Event::Overwritten(overwritten),
                     Err(error) => {
@@ -670,7 +680,8 @@ impl<'a> Workload<'a> {
     fn order_wipe(&mut self) -> lifecycle::Event {
         // A worker that takes no order may have wiped by itself; what it says decides.
         let sent = self.worker.channel.send(&SignerOrder::Wipe, &[]);
-        let reason = match self.worker.channel.receive_within::<SignerReport>(WIPE_TIMEOUT) {
+        let timeout = self.worker.wipe_timeout(WIPE_TIMEOUT);
+        let reason = match self.worker.channel.receive_within::<SignerReport>(timeout) {
             Ok(received) => match received.message {
                 SignerReport::Wiped(report) => return lifecycle::Event::Wiped(report),
                 SignerReport::Refused(refused) => refused.to_string(),
@@ -718,12 +729,14 @@ impl<'a> Workload<'a> {
     fn receipt(&mut self, ended: Timestamp, separation: Separation) -> Receipt {
         let host = host::facts();
         let journal = self.journal.commitment();
+        let machine = self.worker.machine().map(Machine::end);
         let facts = Facts {
             journal,
             origin: self.key.origin,
             backing: self.cage.backing(),
             init_on_free: host.init_on_free,
             cage: self.cage.statements(),
+            machine: machine.as_ref(),
         };
         let verdict = std::mem::take(&mut self.life).conclude(&facts);
         Receipt {
@@ -774,6 +787,9 @@ fn spawn_both(
 ) -> Result<(Worker<Signer>, Starting), StartError> {
     let strength = plan.strength();
     let notary = || launcher.notary().spawn(strength).map_err(Box::new);
+    if let Some(machine) = &plan.machine {
+        return Ok((Worker::spawn_in_machine(machine, strength)?, notary()?));
+    }
     match plan.spawn.resolve(bus::surroundings()) {
         Spawn::Systemd => {
             check_user(&plan.user)?;
@@ -789,6 +805,20 @@ fn spawn_both(
             Ok((unit.ready()?, notary))
         }
         _ => Ok((Worker::spawn(&launcher.image, strength, plan.terminal_use())?, notary()?)),
+    }
+}
+
+/// What a worker in a machine of its own cannot have: a key that was outside of it, and what is not
+/// there to vouch for it.
+fn check_machine(plan: &Plan) -> Result<(), StartError> {
+    let cannot = |what| Err(StartError::NotInMachine { what });
+    match plan {
+        Plan { key: KeySource::File(_) | KeySource::Credential, .. } => cannot("a key from a file"),
+        Plan { key: KeySource::Released, .. } => cannot("a key that somebody releases"),
+        Plan { attest: Some(_), .. } => cannot("evidence of the host"),
+        Plan { spawn: SpawnChoice::Systemd, .. } => cannot("a unit of systemd"),
+        Plan { require, .. } if !require.is_empty() => cannot("grades of the host"),
+        _ => Ok(()),
     }
 }
 
@@ -809,6 +839,7 @@ fn placement(unit: Option<String>) -> Placement {
         spawn: if unit.is_some() { Spawn::Systemd } else { Spawn::Direct },
         unit,
         launcher_unit: OwnUnit::of_cgroups(&cgroups).map(|unit| unit.name),
+        machine: None,
     }
 }
 
@@ -1183,6 +1214,12 @@ pub enum StartError {
         /// The group.
         gid: u32,
     },
+    /// A machine of the worker's own has no place for this.
+    #[error("a worker in a machine of its own cannot have {what}")]
+    NotInMachine {
+        /// What.
+        what: &'static str,
+    },
     /// The key is a credential, and systemd did not start the worker.
     #[error("a key among a unit's credentials takes a worker that systemd starts")]
     NoCredential,
@@ -1219,6 +1256,7 @@ impl StartError {
             Self::Journal(_) => "start.journal",
             Self::PublicKeyFile(_) => "start.public-key-file",
             Self::NoOwnUser { .. } => "start.no-own-user",
+            Self::NotInMachine { .. } => "start.not-in-machine",
             Self::NoCredential => "start.no-credential",
             Self::Grades(_) => "start.grades",
             Self::End(error) => error.code(),

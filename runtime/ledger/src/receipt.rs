@@ -249,6 +249,8 @@ pub enum ScrubMethod {
     WorkerWipedThenOverwritten,
     /// The worker was dead already: the kernel cleared its pages.
     Kernel,
+    /// The worker's machine was ended, then all of its memory overwritten from outside.
+    MachineOverwritten,
 }
 
 /// One thing that was shown.
@@ -320,6 +322,8 @@ pub enum Claim {
     OwnNamespaces,
     /// Unit: its control group may not swap, or there is no swap.
     NotSwapped,
+    /// Machine: the worker ran in a machine of its own, started from this image.
+    OwnMachine,
     /// Scrub: every guarded region was wiped and read back.
     RegionsWipedAndReadBack,
     /// Scrub: registers hold a public pattern or zero.
@@ -336,6 +340,10 @@ pub enum Claim {
     SecretPagesClearedOnFree,
     /// Scrub: other pages are cleared by the kernel when they are freed (`init_on_free=1`).
     PagesClearedOnFree,
+    /// Scrub: all memory of the worker's machine was overwritten and read back, after it was gone.
+    MachineMemoryOverwritten,
+    /// Scrub: the platform destroyed the key that it encrypted the machine's memory with.
+    MemoryKeyDestroyed,
 }
 
 /// What a key signed.
@@ -398,6 +406,18 @@ pub struct Placement {
     /// The unit that an operator started the launcher in: `systemd-run`, a service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launcher_unit: Option<String>,
+    /// The machine that it had for itself (`--enclave`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachinePlacement>,
+}
+
+/// A machine that a worker had for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinePlacement {
+    /// Of what kind: `vm`, `snp`, `tdx`.
+    pub enclave: String,
+    /// SHA-256 of its image's list, `image.json`.
+    pub image: Digest,
 }
 
 /// One promise, how far it can be kept, and what that was derived from.

@@ -396,6 +396,14 @@ pub enum Refused {
         /// The error number, or 0 where there is none.
         errno: i32,
     },
+    /// The machine that the worker is in cannot go on.
+    #[error("the worker's machine failed at step {step} ({})", Errno(*errno))]
+    Machine {
+        /// The step.
+        step: String,
+        /// The error number, or 0 where there is none.
+        errno: i32,
+    },
     /// The signer in this worker is not the one it was built with, or does not start.
     #[error("the signer does not start: {reason}")]
     Signer {
@@ -484,6 +492,7 @@ impl Refused {
             Self::SecretPages { .. } => "worker.secret-pages",
             Self::LockLimit { .. } => "worker.lock-limit",
             Self::Memory { .. } => "worker.memory",
+            Self::Machine { .. } => "worker.machine",
             Self::Cage { .. } => "worker.cage",
             Self::Signer { .. } => "worker.signer",
             Self::KeyRead { .. } => "worker.key-read",

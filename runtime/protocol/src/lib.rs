@@ -28,6 +28,7 @@ pub mod evidence;
 pub mod grant;
 pub mod ids;
 pub mod limits;
+pub mod machine;
 pub mod release;
 pub mod rotation;
 pub mod smaps;

@@ -21,6 +21,13 @@ pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Descriptors that travel with one control message.
 pub const CONTROL_DESCRIPTORS_MAX: usize = 4;
 
+/// Bytes in one message between a launcher and a worker's machine: a control message, and room for
+/// what is around it.
+pub const MACHINE_FRAME_BYTES_MAX: usize = CONTROL_BYTES_MAX + 1024;
+
+/// Bytes of one client that travel in one message to or from a worker's machine.
+pub const MACHINE_DATA_BYTES_MAX: usize = 16 * 1024;
+
 /// Bytes in a key file. The largest that is expected, an armoured encrypted key, has about 2 KiB.
 pub const KEY_FILE_BYTES_MAX: usize = 16 * 1024;
 

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod config;
 pub mod doctor;
 pub mod drill;
+pub mod image;
 pub mod key;
 pub mod key_from;
 pub mod log;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use evanesce_launcher::machine::MachinePlan;
+use evanesce_launcher::machine::parts::{Accelerator, Enclave};
 use evanesce_launcher::systemd::SpawnChoice;
 use evanesce_launcher::systemd::credential::{Credential, CredentialName};
 use evanesce_launcher::systemd::unit::UnitUser;
@@ -118,6 +120,54 @@ pub struct SpawnArgs {
     /// As `LoadCredentialEncrypted=` of a unit: it opens on this machine alone, or with its TPM alone.
     #[arg(long, value_name = "NAME:FILE")]
     pub load_credential_encrypted: Vec<Credential>,
+}
+
+/// A machine of its own for the worker.
+#[derive(Clone, Debug, clap::Args)]
+pub struct MachineArgs {
+    /// Give the worker a machine of its own: vm, snp, tdx
+    ///
+    /// QEMU starts it from the image, and it ends with the key. `vm` keeps the worker apart from
+    /// everything that runs on this host; `snp` and `tdx` also have its memory encrypted. The key is
+    /// born inside.
+    #[arg(
+        long,
+        value_name = "KIND",
+        requires = "enclave_image",
+        conflicts_with_all = ["key", "attest", "load_credential", "load_credential_encrypted"]
+    )]
+    pub enclave: Option<Enclave>,
+
+    /// Start the machine from DIR, which `evanesce image build` made
+    #[arg(long, value_name = "DIR", requires = "enclave")]
+    pub enclave_image: Option<PathBuf>,
+
+    /// Start a machine of snp or tdx with the firmware FILE, an OVMF built for it
+    #[arg(long, value_name = "FILE", requires = "enclave")]
+    pub enclave_firmware: Option<PathBuf>,
+
+    /// Have the machine executed by WHOM: kvm, or tcg, which is slow and works everywhere
+    #[arg(
+        long,
+        value_name = "WHOM",
+        requires = "enclave",
+        default_value_t = Accelerator::Kvm,
+        hide_default_value = true
+    )]
+    pub enclave_accelerator: Accelerator,
+}
+
+impl MachineArgs {
+    /// The machine that these name.
+    pub fn plan(&self) -> Option<MachinePlan> {
+        Some(MachinePlan {
+            enclave: self.enclave?,
+            image: self.enclave_image.clone()?,
+            accelerator: self.enclave_accelerator,
+            firmware: self.enclave_firmware.clone(),
+            qemu: MachinePlan::QEMU.into(),
+        })
+    }
 }
 
 impl SpawnArgs {

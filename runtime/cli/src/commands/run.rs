@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::commands::attest::input::add_kept_endorsements;
 use crate::commands::key::rotate::HandoverReport;
 use crate::commands::key::secrets::SealArgs;
-use crate::commands::plan::{KeyArgs, SpawnArgs, flag_of_list};
+use crate::commands::plan::{KeyArgs, MachineArgs, SpawnArgs, flag_of_list};
 use crate::configuration::{Layer, Sourced};
 use crate::context::Context;
 use crate::errors::{Coded, CommandError, ErrorRecord};
@@ -46,13 +46,17 @@ Examples:
     sh -c 'ssh-keygen -Y sign -f \"$EVANESCE_PUBLIC_KEY_FILE\" -n file artifact.tar'
   evanesce run --grant sshsig:git --signatures-max 1 --ttl 1m -- git tag -s v1 -m v1
   sudo evanesce run --spawn systemd --workload-id release-1 -- ./release.sh
-  evanesce run --require provable -- ./release.sh")]
+  evanesce run --require provable -- ./release.sh
+  evanesce run --enclave vm --enclave-image machine -- ./release.sh")]
 pub struct RunArgs {
     #[command(flatten)]
     key: KeyArgs,
 
     #[command(flatten)]
     spawn: SpawnArgs,
+
+    #[command(flatten)]
+    machine: MachineArgs,
 
     #[command(flatten)]
     bounds: BoundArgs,
@@ -166,6 +170,7 @@ impl RunArgs {
             signatures_max: settings.signatures_max.value,
             kill_switch: path(&settings.kill_switch),
             output_dir: path(&settings.output_dir),
+            machine: self.machine.plan(),
             command_name: Some(command_name),
             ..plan
         })

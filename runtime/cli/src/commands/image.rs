@@ -1,0 +1,168 @@
+//! `image`: make the image of a worker's machine, and say what is in one.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use evanesce_launcher::machine::build_image;
+use evanesce_launcher::machine::parts::Image;
+use evanesce_protocol::Digest;
+use serde::Serialize;
+
+use crate::errors::{Coded, CommandError};
+use crate::ui::Report;
+
+/// Make the image of a machine for a worker, or say what is in one
+#[derive(Debug, clap::Args)]
+pub struct ImageArgs {
+    #[command(subcommand)]
+    command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    Build(BuildArgs),
+    Show(ShowArgs),
+}
+
+/// Make an image from a kernel and this program's own worker
+///
+/// The same kernel and the same evanesce give the same bytes, wherever and whenever. The kernel needs
+/// its virtio console built in: Debian's cloud kernel has it from 6.12 on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  evanesce image build --output machine
+  evanesce image build --kernel /boot/vmlinuz-6.12.117+deb12-cloud-amd64 --output machine
+  evanesce run --enclave vm --enclave-image machine -- ./release.sh")]
+struct BuildArgs {
+    /// Write the image to DIR
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+
+    /// Boot FILE (bzImage); otherwise the newest cloud kernel in /boot
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+}
+
+/// Say what is in an image, and whether its files are what its list says
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// The image
+    #[arg(value_name = "DIR")]
+    image: PathBuf,
+}
+
+/// Makes an image, or reads one.
+///
+/// # Errors
+///
+/// Where a file is missing, cannot be written, or is not what it should be.
+pub fn run(args: &ImageArgs) -> Result<ImageReport, CommandError> {
+    let (path, image) = match &args.command {
+        ImageCommand::Build(BuildArgs { output, kernel }) => {
+            let kernel = match kernel {
+                Some(kernel) => kernel.clone(),
+                None => newest_kernel(Path::new(BOOT))?,
+            };
+            let bytes = fs::read(&kernel)
+                .map_err(|source| KernelError::Read { path: kernel.clone(), source })?;
+            (output, build_image(&bytes, output)?)
+        }
+        ImageCommand::Show(ShowArgs { image }) => (image, Image::open(image)?),
+    };
+    let manifest = image.manifest();
+    Ok(ImageReport {
+        path: path.clone(),
+        image: manifest.digest(),
+        kernel: manifest.kernel,
+        initrd: manifest.initrd,
+        command_line: manifest.command_line.clone(),
+        init: manifest.init,
+        worker: manifest.worker,
+    })
+}
+
+/// The last of the cloud kernels by name.
+fn newest_kernel(folder: &Path) -> Result<PathBuf, KernelError> {
+    let none = || KernelError::None { folder: folder.to_owned() };
+    let names = fs::read_dir(folder).map_err(|_| none())?.filter_map(Result::ok);
+    names
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with("vmlinuz-") && name.contains("cloud"))
+        .max()
+        .map(|name| folder.join(name))
+        .ok_or_else(none)
+}
+
+/// Why there is no kernel for an image.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// None was named, and there is none to be found.
+    #[error("there is no cloud kernel in {}", folder.display())]
+    None {
+        /// Where it was looked for.
+        folder: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("kernel {} cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel that runs said.
+        source: io::Error,
+    },
+}
+
+impl Coded for KernelError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::None { .. } => "image.no-kernel",
+            Self::Read { .. } => "image.read",
+        }
+    }
+}
+
+/// What is in an image.
+#[derive(Debug, Serialize)]
+pub struct ImageReport {
+    path: PathBuf,
+    image: Digest,
+    kernel: Digest,
+    initrd: Digest,
+    command_line: String,
+    init: Digest,
+    worker: Digest,
+}
+
+impl Report for ImageReport {
+    fn render(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "image    {} ({})", self.path.display(), self.image)?;
+        writeln!(out, "kernel   {}", self.kernel)?;
+        writeln!(out, "initrd   {}", self.initrd)?;
+        writeln!(out, "  init   {}", self.init)?;
+        writeln!(out, "  worker {}", self.worker)?;
+        writeln!(out, "command  {}", self.command_line)
+    }
+}
+
+const BOOT: &str = "/boot";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_cloud_kernel_is_taken_and_no_other() {
+        let boot = tempfile::tempdir().unwrap();
+        assert_eq!(newest_kernel(boot.path()).unwrap_err().code(), "image.no-kernel");
+        for name in ["vmlinuz-6.1.0-56-cloud-amd64", "vmlinuz-6.12.1-cloud-amd64", "vmlinuz-7.0"] {
+            fs::write(boot.path().join(name), "").unwrap();
+        }
+
+        let found = newest_kernel(boot.path()).unwrap();
+
+        assert_eq!(found, boot.path().join("vmlinuz-6.12.1-cloud-amd64"));
+    }
+}

@@ -1,0 +1,405 @@
+//! Between a worker's channel and the port of its machine, in a thread of its own.
+//!
+//! Orders go in as they are. The descriptors that come with `Serve` stay here: clients are accepted
+//! here and carried over one by one, journal entries come out and are written here before the
+//! answer that they belong to is given out, and the kill switch is watched for here. What does not
+//! fit ends the thread, which closes the port: the machine ends then, and its worker with it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::PoisonError;
+use std::thread;
+
+use evanesce_protocol::Digest;
+use evanesce_protocol::channel::Channel;
+use evanesce_protocol::control::{
+    Load, LoadSource, Refused, Serve, SignerOrder, SignerReport, Strength,
+};
+use evanesce_protocol::limits::{AGENT_CONNECTIONS_MAX, MACHINE_DATA_BYTES_MAX};
+use evanesce_protocol::machine::{FrameReader, FromMachine, ToMachine, frame};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::inotify;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with, sockopt::socket_peercred};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+
+use super::Seen;
+
+/// Starts the thread. It ends with the port or the channel.
+pub(super) fn begin(
+    port: UnixStream,
+    channel: Channel,
+    strength: Strength,
+    seen: Seen,
+) -> io::Result<()> {
+    port.set_nonblocking(true)?;
+    let mut relay = Relay {
+        port,
+        channel,
+        seen,
+        frames: FrameReader::default(),
+        out: frame(&ToMachine::Start { strength: strength.argument().to_owned() }),
+        service: None,
+        clients: BTreeMap::new(),
+        next_client: 0,
+    };
+    // Nobody waits for it: it ends with the machine, which is killed by its pidfd.
+    thread::Builder::new()
+        .name("machine".to_owned())
+        .spawn(move || while relay.turn().is_ok() {})?;
+    Ok(())
+}
+
+/// Everything is over: the port and the channel are to be closed.
+struct Over;
+
+/// No error is told: the launcher sees that the channel is closed, and looks at the machine.
+impl<E: std::error::Error> From<E> for Over {
+    fn from(_: E) -> Self {
+        Self
+    }
+}
+
+struct Relay {
+    port: UnixStream,
+    /// The worker's end of the launcher's channel.
+    channel: Channel,
+    seen: Seen,
+    frames: FrameReader,
+    /// What the port has not taken yet.
+    out: Vec<u8>,
+    service: Option<Service>,
+    clients: BTreeMap<u32, Client>,
+    next_client: u32,
+}
+
+/// What came with the order to serve.
+struct Service {
+    terms: Serve,
+    listener: OwnedFd,
+    journal: OwnedFd,
+    switch: Option<OwnedFd>,
+    /// Runs out when the machine's own clock must have let the key's time be over long ago.
+    timer: OwnedFd,
+}
+
+struct Client {
+    socket: OwnedFd,
+    /// An answer that it has not taken yet.
+    out: Vec<u8>,
+    /// Whether the machine has something of it that the worker has not taken yet.
+    is_sent: bool,
+}
+
+impl Relay {
+    fn turn(&mut self) -> Result<(), Over> {
+        let ready = self.wait()?;
+        if ready.time_is_over {
+            return Err(Over);
+        }
+        if ready.port_out {
+            self.flush()?;
+        }
+        if ready.port_in {
+            self.hear_machine()?;
+        }
+        if ready.channel {
+            self.hear_launcher()?;
+        }
+        if ready.switch && self.kill_switch_is_set() {
+            self.service.iter_mut().for_each(|service| service.switch = None);
+            self.say(&ToMachine::KillSwitch);
+        }
+        for client in ready.clients {
+            self.hear_client(client);
+        }
+        if ready.listener {
+            self.accept();
+        }
+        self.flush()
+    }
+
+    fn wait(&self) -> Result<Ready, Over> {
+        let mut port = PollFlags::IN;
+        port.set(PollFlags::OUT, !self.out.is_empty());
+        let mut watched =
+            vec![PollFd::new(&self.port, port), PollFd::new(&self.channel, PollFlags::IN)];
+        for client in self.clients.values() {
+            let mut flags = PollFlags::empty();
+            // One that does not read its answers is not listened to.
+            flags.set(PollFlags::IN, !client.is_sent && client.out.is_empty());
+            flags.set(PollFlags::OUT, !client.out.is_empty());
+            watched.push(PollFd::new(&client.socket, flags));
+        }
+        let clients_end = watched.len();
+        let (mut listener, mut switch) = (None, None);
+        if let Some(service) = &self.service {
+            watched.push(PollFd::new(&service.timer, PollFlags::IN));
+            if self.clients.len() < AGENT_CONNECTIONS_MAX {
+                listener = Some(watched.len());
+                watched.push(PollFd::new(&service.listener, PollFlags::IN));
+            }
+            if let Some(events) = &service.switch {
+                switch = Some(watched.len());
+                watched.push(PollFd::new(events, PollFlags::IN));
+            }
+        }
+        loop {
+            match poll(&mut watched, None) {
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Over),
+            }
+        }
+        let is_ready = |index: usize| !watched[index].revents().is_empty();
+        Ok(Ready {
+            port_in: watched[0]
+                .revents()
+                .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
+            port_out: watched[0].revents().contains(PollFlags::OUT),
+            channel: is_ready(1),
+            clients: self
+                .clients
+                .keys()
+                .zip(&watched[2..clients_end])
+                .filter(|(_, watched)| !watched.revents().is_empty())
+                .map(|(client, _)| *client)
+                .collect(),
+            time_is_over: self.service.is_some() && is_ready(clients_end),
+            listener: listener.is_some_and(is_ready),
+            switch: switch.is_some_and(is_ready),
+        })
+    }
+
+    /// Hands an order on.
+    fn hear_launcher(&mut self) -> Result<(), Over> {
+        let received = self.channel.receive::<SignerOrder>()?;
+        let mut files = received.descriptors.into_iter();
+        match &received.message {
+            SignerOrder::Serve(terms) => {
+                let (Some(listener), Some(journal)) = (files.next(), files.next()) else {
+                    return Err(Over);
+                };
+                let switch = files.next();
+                if switch.is_some() != terms.kill_switch.is_some() {
+                    return Err(Over);
+                }
+                let timer = life_timer(terms.ttl_ms)?;
+                let terms = terms.clone();
+                self.service = Some(Service { terms, listener, journal, switch, timer });
+            }
+            SignerOrder::Load(Load { source: LoadSource::BornInside, seal: None, .. })
+            | SignerOrder::Endorse(_)
+            | SignerOrder::Wipe => {}
+            // What a key file, a secret or a sealed key has to do with stays outside of machines.
+            SignerOrder::Load(_)
+            | SignerOrder::Inspect
+            | SignerOrder::Secret(_)
+            | SignerOrder::OfferRelease(_) => {
+                let refused = Refused::Order { order: "not for a machine".to_owned() };
+                self.channel.send(&SignerReport::Refused(refused), &[])?;
+                return Ok(());
+            }
+        }
+        if files.next().is_some() {
+            return Err(Over);
+        }
+        self.say(&ToMachine::Order(Box::new(received.message)));
+        Ok(())
+    }
+
+    /// Does what the machine says.
+    fn hear_machine(&mut self) -> Result<(), Over> {
+        let mut buffer = [0; READ_BYTES];
+        match rustix::io::read(&self.port, &mut buffer) {
+            Ok(0) => return Err(Over),
+            Ok(count) => self.frames.push(&buffer[..count]),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(_) => return Err(Over),
+        }
+        while let Some(message) = self.frames.next_message::<FromMachine>()? {
+            match message {
+                FromMachine::Seen { status, limits } => {
+                    let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                    *seen = Some((status, limits));
+                }
+                FromMachine::Report(report) => self.channel.send(&*report, &[])?,
+                FromMachine::Requested { request } => self.record(&request)?,
+                FromMachine::Taken { client } => {
+                    self.clients.entry(client).and_modify(|client| client.is_sent = false);
+                }
+                FromMachine::Data { client: number, bytes } => {
+                    if let Some(client) = self.clients.get_mut(&number) {
+                        client.out.extend(bytes);
+                        if client.out.len() > OUT_BYTES_MAX || client.flush().is_err() {
+                            self.drop_client(number);
+                        }
+                    }
+                }
+                FromMachine::Gone { client } => drop(self.clients.remove(&client)),
+                FromMachine::Ended { .. } => return Err(Over),
+                FromMachine::Failed { step, errno } => {
+                    let refused = Refused::Machine { step, errno };
+                    self.channel.send(&SignerReport::Refused(refused), &[])?;
+                    return Err(Over);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends to the journal: before the answer that it belongs to, which comes after it.
+    fn record(&mut self, request: &Digest) -> Result<(), Over> {
+        let service = self.service.as_ref().ok_or(Over)?;
+        loop {
+            match rustix::io::write(&service.journal, request.as_bytes()) {
+                Ok(Digest::BYTES) => return Ok(()),
+                Err(Errno::INTR) => {}
+                // A request that cannot be recorded may not be answered.
+                Ok(_) | Err(_) => return Err(Over),
+            }
+        }
+    }
+
+    /// Hands on what a client sends, one piece at a time, and gives it what waits for it.
+    fn hear_client(&mut self, number: u32) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        if client.flush().is_err() {
+            return self.drop_client(number);
+        }
+        if client.is_sent || !client.out.is_empty() {
+            return;
+        }
+        let mut buffer = [0; MACHINE_DATA_BYTES_MAX];
+        match rustix::io::read(&client.socket, &mut buffer) {
+            Ok(0) => self.drop_client(number),
+            Ok(count) => {
+                client.is_sent = true;
+                self.say(&ToMachine::Data { client: number, bytes: buffer[..count].to_vec() });
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.drop_client(number),
+        }
+    }
+
+    fn drop_client(&mut self, number: u32) {
+        self.clients.remove(&number);
+        self.say(&ToMachine::Gone { client: number });
+    }
+
+    fn accept(&mut self) {
+        let Some(service) = &self.service else { return };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let Ok(socket) = accept_with(&service.listener, flags) else { return };
+        let client_uid = service.terms.client_uid;
+        if !socket_peercred(&socket).is_ok_and(|peer| peer.uid.as_raw() == client_uid) {
+            return;
+        }
+        let number = self.next_client;
+        self.next_client = number.wrapping_add(1);
+        let client = Client { socket, out: Vec::new(), is_sent: false };
+        if self.clients.insert(number, client).is_none() {
+            self.say(&ToMachine::Connected { client: number });
+        }
+    }
+
+    /// Whether the watched name appeared, or can no longer be watched for.
+    fn kill_switch_is_set(&self) -> bool {
+        let Some(service) = &self.service else { return false };
+        let (Some(events), Some(name)) = (&service.switch, &service.terms.kill_switch) else {
+            return false;
+        };
+        let mut space = [MaybeUninit::uninit(); 1024];
+        let mut events = inotify::Reader::new(events.as_fd(), &mut space);
+        loop {
+            match events.next() {
+                Ok(event) => {
+                    let appeared = event.file_name().is_some_and(|found| found.to_bytes() == name);
+                    if appeared || event.events().intersects(UNWATCHED) {
+                        return true;
+                    }
+                }
+                Err(Errno::AGAIN | Errno::INTR) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn say(&mut self, message: &ToMachine) {
+        self.out.extend(frame(message));
+    }
+
+    fn flush(&mut self) -> Result<(), Over> {
+        write_out(&self.port, &mut self.out).map_err(|_| Over)
+    }
+}
+
+impl Client {
+    fn flush(&mut self) -> Result<(), Errno> {
+        write_out(&self.socket, &mut self.out)
+    }
+}
+
+/// Writes as much as is taken.
+fn write_out(to: impl std::os::fd::AsFd, out: &mut Vec<u8>) -> Result<(), Errno> {
+    let mut sent = 0;
+    let result = loop {
+        if sent == out.len() {
+            break Ok(());
+        }
+        match rustix::net::send(to.as_fd(), &out[sent..], rustix::net::SendFlags::NOSIGNAL) {
+            Ok(count) => sent += count,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => break Ok(()),
+            Err(errno) => break Err(errno),
+        }
+    };
+    out.drain(..sent);
+    result
+}
+
+/// Who has something to say.
+struct Ready {
+    port_in: bool,
+    port_out: bool,
+    channel: bool,
+    clients: Vec<u32>,
+    time_is_over: bool,
+    listener: bool,
+    switch: bool,
+}
+
+/// The machine's clock is not this one: a machine that does not end in time is ended.
+fn life_timer(ttl_ms: Option<u64>) -> Result<OwnedFd, Over> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let timer = timerfd_create(TimerfdClockId::Boottime, flags)?;
+    if let Some(ttl_ms) = ttl_ms {
+        let seconds = i64::try_from(ttl_ms / 1000).unwrap_or(i64::MAX);
+        let life = Timespec { tv_sec: seconds.saturating_add(OVERTIME_SECONDS), tv_nsec: 0 };
+        let setting =
+            Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: life };
+        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &setting)?;
+    }
+    Ok(timer)
+}
+
+/// How long a machine may have a key for longer than the key's time to live, by the host's clock.
+const OVERTIME_SECONDS: i64 = 5;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// Answers that a client may leave unread: it is not listened to meanwhile.
+const OUT_BYTES_MAX: usize = 256 * 1024;
+
+/// What means that a file may appear unseen.
+const UNWATCHED: inotify::ReadFlags = inotify::ReadFlags::DELETE_SELF
+    .union(inotify::ReadFlags::MOVE_SELF)
+    .union(inotify::ReadFlags::IGNORED)
+    .union(inotify::ReadFlags::UNMOUNT)
+    .union(inotify::ReadFlags::QUEUE_OVERFLOW);
