@@ -571,19 +571,26 @@ impl<'a> Audit<'a> {
         Ok(())
     }
 
-    /// Checks what a checkpoint in the ledger says of the row before it.
-    fn checkpoint(&self, envelope: &Envelope, seq: u64) -> Result<(), Wrong> {
+    /// Checks what a checkpoint in the ledger says of the row before it; returns that row.
+    fn checkpoint(&self, envelope: &Envelope, seq: u64) -> Result<u64, Wrong> {
         let statement = Statement::<Checkpoint>::parse_unverified(envelope);
         let claim =
             statement.map_err(|error| Wrong::new(Problem::Checkpoint, "a checkpoint", error))?;
         let claim = claim.into_predicate();
-        let found = (Some(claim.ledger), claim.rows, claim.head);
+        let named = LedgerHead { id: claim.ledger, last: claim.rows, head: claim.head };
+        self.ends_before(named, seq, Problem::Checkpoint)
+    }
+
+    /// Checks that a statement names this ledger, up to the row before its own; returns that row.
+    fn ends_before(&self, named: LedgerHead, seq: u64, problem: Problem) -> Result<u64, Wrong> {
+        let LedgerHead { id, last, head } = named;
+        let found = (Some(id), last, head);
         let expected = (self.verdict.ledger, seq - 1, self.head());
         match found == expected {
-            true => Ok(()),
+            true => Ok(last),
             false => {
                 let [expected, found] = [expected, found].map(|text| format!("{text:?}"));
-                Err(Wrong::new(Problem::Checkpoint, expected, found))
+                Err(Wrong::new(problem, expected, found))
             }
         }
     }
@@ -600,19 +607,11 @@ impl<'a> Audit<'a> {
         let receipt = statement
             .map_err(|error| Wrong::new(problem(&error), ShredReceipt::TYPE, error))?
             .into_predicate();
-        let wrong = |expected: &dyn ToString, found: &dyn ToString| {
-            Err(Wrong::new(Problem::Receipt, expected.to_string(), found.to_string()))
-        };
         if !receipt.is_consistent() {
-            return wrong(&"the fate that its counts allow", &format!("{:?}", receipt.fate));
+            let found = format!("{:?}", receipt.fate);
+            return Err(Wrong::new(Problem::Receipt, "the fate that its counts allow", found));
         }
-        let LedgerHead { id, last, head } = receipt.ledger;
-        let found = (Some(id), last, head);
-        let expected = (self.verdict.ledger, seq - 1, self.head());
-        match found == expected {
-            true => Ok(last),
-            false => wrong(&format!("{expected:?}"), &format!("{found:?}")),
-        }
+        self.ends_before(receipt.ledger, seq, Problem::Receipt)
     }
 
     /// Checks that a rotation is of this ledger, and that both of its keys signed it.
@@ -638,16 +637,7 @@ impl<'a> Audit<'a> {
         let release = statement
             .map_err(|error| Wrong::new(Problem::Release, KeyRelease::TYPE, error))?
             .into_predicate();
-        let LedgerHead { id, last, head } = release.ledger;
-        let found = (Some(id), last, head);
-        let expected = (self.verdict.ledger, seq - 1, self.head());
-        match found == expected {
-            true => Ok(last),
-            false => {
-                let [expected, found] = [expected, found].map(|text| format!("{text:?}"));
-                Err(Wrong::new(Problem::Release, expected, found))
-            }
-        }
+        self.ends_before(release.ledger, seq, Problem::Release)
     }
 
     /// Checks that the run of a playbook is of this ledger and says no more than its steps; returns
@@ -661,16 +651,7 @@ impl<'a> Audit<'a> {
             let found = format!("{:?}", report.outcome);
             return Err(Wrong::new(Problem::Report, "the outcome that its steps allow", found));
         }
-        let LedgerHead { id, last, head } = report.ledger;
-        let found = (Some(id), last, head);
-        let expected = (self.verdict.ledger, seq - 1, self.head());
-        match found == expected {
-            true => Ok(last),
-            false => {
-                let [expected, found] = [expected, found].map(|text| format!("{text:?}"));
-                Err(Wrong::new(Problem::Report, expected, found))
-            }
-        }
+        self.ends_before(report.ledger, seq, Problem::Report)
     }
 
     /// Has a signature checked, if its key is known.
