@@ -30,7 +30,7 @@ pub enum EventName {
     NotWiped,
     /// A worker could not be overwritten from outside.
     NotOverwritten,
-    /// A workload's key is gone, and its receipt is next: the last event, see
+    /// A workload's key has ended, and its receipt is yet to be written: the last event, see
     /// [`crate::Launcher::before_receipt`].
     WorkloadEnded,
     /// A workload whose launcher was lost got its receipt.

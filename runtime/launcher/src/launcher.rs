@@ -87,7 +87,8 @@ impl Launcher {
         self.close_events = RefCell::new(Some(Box::new(close)));
     }
 
-    /// Closes the export of events now: whoever ends several workloads does so before the first.
+    /// Closes the export of events now: whoever ends several workloads does so once
+    /// [`Workload::scrub`] has ended each of their keys.
     pub fn close_events(&self) {
         if let Some(close) = self.close_events.take() {
             close();

@@ -231,6 +231,14 @@ impl Lifecycle {
         Some((wipe.ranges.len() as u64, wipe.ranges.iter().map(|(_, bytes)| bytes).sum()))
     }
 
+    /// What has become of the key, as far as was observed by now.
+    pub fn fate(&self, facts: &Facts<'_>) -> KeyFate {
+        match self.is_shown(facts) {
+            true => KeyFate::shown(facts.origin),
+            false => KeyFate::Unproven,
+        }
+    }
+
     /// Says what the receipt may claim. Whatever was not observed by now is not claimed.
     pub fn conclude(self, facts: &Facts<'_>) -> Verdict {
         let cleared = self.machine_cleared(facts);
@@ -242,10 +250,7 @@ impl Lifecycle {
         let complete = self.wipe.as_ref().is_some_and(|wipe| {
             wipe.signatures == facts.journal.count() && wipe.commitment == facts.journal.value()
         });
-        let fate = match self.is_shown(facts) {
-            true => KeyFate::shown(facts.origin),
-            false => KeyFate::Unproven,
-        };
+        let fate = self.fate(facts);
         let (regions, bytes_wiped) = self.wiped().unwrap_or((0, 0));
         Verdict {
             cause: self.cause.unwrap_or(Cause::Failed),

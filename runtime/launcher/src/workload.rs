@@ -13,8 +13,8 @@ use std::time::Duration;
 use evanesce_evidence::EvidenceEnvelope;
 use evanesce_ledger::attestation::ENVELOPE_IN_ROW_BYTES_MAX;
 use evanesce_ledger::receipt::{
-    Apart, Cause, Graded, KeyFate, KeyRecord, LedgerSpan, Placement, ReleasedBy, Separation,
-    Signatures, Software, Times,
+    Apart, Cause, Graded, HostFacts, KeyFate, KeyRecord, LedgerSpan, Placement, ReleasedBy,
+    Separation, Signatures, Software, Times,
 };
 use evanesce_ledger::record::{ArtifactRecord, SshSignature};
 use evanesce_ledger::row::{
@@ -50,7 +50,7 @@ use crate::journal::Journal;
 use crate::key_file::{KeyFile, KeyFileError};
 use crate::launcher::Launcher;
 use crate::lifecycle::{self, Action, Facts, Lifecycle};
-use crate::machine::Machine;
+use crate::machine::{Machine, MachineEnd};
 use crate::notary::{NotaryError, NotarySession, Session, Starting};
 use crate::output_dir::{OutputDir, OutputDirError};
 use crate::plan::{KeySource, Plan};
@@ -107,8 +107,16 @@ pub struct Workload<'a> {
     signed_files: Vec<SignedFile>,
     key_file: Option<KeyFile>,
     identity: SigningIdentity,
+    /// Once its key was ended: see [`Workload::scrub`].
+    scrubbed: Option<Scrubbed>,
     alive: Alive<'a>,
     _output_dir: Option<OutputDir>,
+}
+
+/// A key's end, as its receipt dates it, and the host that it ended on.
+struct Scrubbed {
+    at: Timestamp,
+    host: HostFacts,
 }
 
 /// One of the workloads that are alive at a launcher.
@@ -334,6 +342,7 @@ impl<'a> Workload<'a> {
             signed_files: Vec::new(),
             key_file,
             identity,
+            scrubbed: None,
             alive: Alive::of(launcher),
             _output_dir: parts.output_dir,
         };
@@ -447,6 +456,15 @@ impl<'a> Workload<'a> {
         self.record(None)
     }
 
+    /// Ends the key: wiped, overwritten, killed, seen to be gone. [`Workload::end`] does so itself and
+    /// adds the receipt; who ends several workloads has all keys gone, and the last event told, before
+    /// the first receipt. Once it is done, nothing changes the reason any more.
+    pub fn scrub(&mut self, reason: EndReason) {
+        if self.scrubbed.is_none() {
+            self.scrubbed = Some(self.end_key(reason));
+        }
+    }
+
     /// Ends the key: wiped, overwritten, killed, seen to be gone, receipted.
     ///
     /// # Errors
@@ -471,15 +489,10 @@ impl<'a> Workload<'a> {
     ) -> Result<(Ended, NotarySession), EndError> {
         // The notary comes up while the key ends.
         let notary = self.launcher.notary().spawn(self.strength);
-        if self.life.is_serving() {
-            self.hear_worker();
-        }
-        let cause = match reason {
-            EndReason::CommandEnded if self.is_asked_to_end => Cause::Operator,
-            reason => reason.cause(),
+        let scrubbed = match self.scrubbed.take() {
+            Some(scrubbed) => scrubbed,
+            None => self.end_key(reason),
         };
-        self.act(lifecycle::Event::EndAsked(cause));
-        let ended_at = self.launcher.clock.now();
 
         let wiped =
             self.life.wiped().map(|(regions, bytes)| Event::Wiped(Wiped { regions, bytes }));
@@ -487,9 +500,8 @@ impl<'a> Workload<'a> {
         let mut notary = notary.and_then(Starting::ready).map_err(Box::new)?;
         let records = self.sign_records(&mut notary)?;
         let separation = self.separation(notary.separation());
-        let receipt = self.receipt(ended_at, separation);
+        let receipt = self.receipt(scrubbed, separation);
         let fate = receipt.key.fate;
-        tracing::info!(event = %EventName::WorkloadEnded, workload = %self.id(), ?fate);
         if self.launcher.alive.get() <= 1 {
             self.launcher.close_events();
         }
@@ -697,6 +709,23 @@ impl<'a> Workload<'a> {
         lifecycle::Event::NotWiped(reason)
     }
 
+    /// See [`Workload::scrub`].
+    fn end_key(&mut self, reason: EndReason) -> Scrubbed {
+        if self.life.is_serving() {
+            self.hear_worker();
+        }
+        let cause = match reason {
+            EndReason::CommandEnded if self.is_asked_to_end => Cause::Operator,
+            reason => reason.cause(),
+        };
+        self.act(lifecycle::Event::EndAsked(cause));
+        let scrubbed = Scrubbed { at: self.launcher.clock.now(), host: host::facts() };
+        let machine = self.worker.machine().map(Machine::end);
+        let fate = self.life.fate(&self.facts(&scrubbed.host, machine.as_ref()));
+        tracing::info!(event = %EventName::WorkloadEnded, workload = %self.id(), ?fate);
+        scrubbed
+    }
+
     /// Moves requests from the journal to the ledger, with `last` behind them.
     ///
     /// After a failure it is not known which rows are there. Nothing more is appended then: who
@@ -726,19 +755,24 @@ impl<'a> Workload<'a> {
         }
     }
 
-    fn receipt(&mut self, ended: Timestamp, separation: Separation) -> Receipt {
-        let host = host::facts();
-        let journal = self.journal.commitment();
-        let machine = self.worker.machine().map(Machine::end);
-        let facts = Facts {
-            journal,
+    fn facts<'f>(&'f self, host: &HostFacts, machine: Option<&'f MachineEnd>) -> Facts<'f> {
+        Facts {
+            journal: self.journal.commitment(),
             origin: self.key.origin,
             backing: self.cage.backing(),
             init_on_free: host.init_on_free,
             cage: self.cage.statements(),
-            machine: machine.as_ref(),
-        };
-        let verdict = std::mem::take(&mut self.life).conclude(&facts);
+            machine,
+        }
+    }
+
+    fn receipt(&mut self, scrubbed: Scrubbed, separation: Separation) -> Receipt {
+        let Scrubbed { at: ended, host } = scrubbed;
+        let life = std::mem::take(&mut self.life);
+        let machine = self.worker.machine().map(Machine::end);
+        let facts = self.facts(&host, machine.as_ref());
+        let verdict = life.conclude(&facts);
+        let journal = facts.journal;
         Receipt {
             workload: self.id().clone(),
             key: KeyRecord {

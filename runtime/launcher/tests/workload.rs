@@ -258,6 +258,35 @@ fn a_key_ends_by_itself_when_its_budget_its_time_or_its_kill_switch_says_so() {
     host.assert_nothing_is_left();
 }
 
+/// Between the two is the moment to close what carries events out of this process.
+#[test]
+fn keys_that_are_scrubbed_together_are_all_gone_before_the_first_receipt() {
+    // Given two workloads,
+    let host = Host::new();
+    let launcher = host.launcher();
+    let mut workloads = [(); 2].map(|()| launcher.start(Plan::default()).unwrap());
+    sign(&workloads[0]).unwrap();
+
+    // When the keys of both are ended,
+    workloads.iter_mut().for_each(|workload| workload.scrub(EndReason::Operator));
+
+    // Then no worker is left, and there is no receipt yet;
+    for workload in &workloads {
+        assert!(!fs::exists(format!("/proc/{}", workload.worker_pid())).unwrap());
+        assert_eq!(sign(workload), None);
+    }
+    assert_eq!(host.verdict().open_workloads_count, 2);
+    // and the receipts tell that end, whatever is asked later.
+    for (workload, signatures) in workloads.into_iter().zip([1, 0]) {
+        let ended = workload.end(EndReason::Failed).unwrap();
+        assert_eq!((ended.receipt.cause, ended.fate), (Cause::Operator, KeyFate::Destroyed));
+        assert_eq!(ended.receipt.scrub.method, ScrubMethod::WorkerWipedThenOverwritten);
+        assert_eq!(ended.receipt.signatures.count, signatures);
+        assert!(ended.receipt.signatures.complete);
+    }
+    host.assert_nothing_is_left();
+}
+
 #[test]
 fn a_workload_whose_launcher_is_lost_gets_its_one_receipt_from_the_next() {
     // Given a workload that signed and whose launcher let go of it,

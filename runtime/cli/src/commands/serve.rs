@@ -230,12 +230,14 @@ impl Service<'_> {
 
     /// Ends every key that is left, and grows the log by their receipts.
     fn end_all(&mut self, launcher: &Launcher) {
-        // Nothing that carries events out of this process outlives the first of the keys.
-        launcher.close_events();
         let reason = match self.report.error {
             None => EndReason::Operator,
             Some(_) => EndReason::Failed,
         };
+        // No key waits for whoever takes events, and no event for a receipt: the keys go first, then
+        // what carries events out of this process, then the receipts are written.
+        self.workloads.iter_mut().for_each(|workload| workload.scrub(reason));
+        launcher.close_events();
         let mut last: Option<NotarySession> = None;
         for workload in std::mem::take(&mut self.workloads) {
             match workload.end_keeping_notary(reason) {
