@@ -1,25 +1,32 @@
 //! Remote signing: a server as it is built, clients with real certificates, and what goes wrong.
 
-use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::fs::{self, Permissions};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use base64ct::{Base64, Encoding as _};
 use ed25519_dalek::{Signature, VerifyingKey};
 use evanesce_protocol::evidence::provider;
+use evanesce_residue::{Canary, Scanner, unwatched};
 use evanesce_tests::https::{Answer, Https, Pki};
 use evanesce_tests::process::{DEADLINE, is_alive, send};
 use evanesce_tests::{Installation, Outcome, Running, peers, wait_until};
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use prost::Message as _;
 use rustix::process::Signal;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::genoa::Machine;
 use crate::installation;
@@ -750,4 +757,217 @@ fn a_client_that_keeps_asking_is_not_cut() {
         check_digest_signature(&sign_digest(&mut client, b"x").unwrap(), b"x");
     }
     served.stop().1.expect_status(0);
+}
+
+/// A collector of OpenTelemetry, on this machine.
+struct Collector {
+    address: SocketAddr,
+    connections: Arc<AtomicU64>,
+    exports: Arc<Mutex<Vec<Export>>>,
+}
+
+/// One request to it.
+struct Export {
+    head: String,
+    body: Vec<u8>,
+    /// Before the first byte of the answer.
+    answered: OffsetDateTime,
+}
+
+#[derive(Clone, Copy)]
+enum Manner {
+    /// Takes everything, but not at once.
+    Takes,
+    /// Asks to be left alone for half a minute.
+    Refuses,
+    /// Never answers.
+    Hangs,
+}
+
+impl Collector {
+    fn start(manner: Manner) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, exports) = (Arc::<AtomicU64>::default(), Arc::default());
+        let (counted, kept) = (Arc::clone(&connections), Arc::clone(&exports));
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let kept = Arc::clone(&kept);
+                thread::spawn(move || Self::answer(&stream.unwrap(), manner, &kept));
+            }
+        });
+        Self { address, connections, exports }
+    }
+
+    fn answer(mut stream: &TcpStream, manner: Manner, exports: &Mutex<Vec<Export>>) {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
+        }
+        let head = head.to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.unwrap().parse().unwrap()];
+        reader.read_exact(&mut body).unwrap();
+        let status = match manner {
+            Manner::Hangs => None,
+            Manner::Takes => Some("200 OK"),
+            Manner::Refuses => Some("503 Service Unavailable\r\nretry-after: 30"),
+        };
+        if status.is_some() {
+            // A receipt that did not wait for the answer would be older than it.
+            let (_sender, nothing) = mpsc::channel::<()>();
+            assert_eq!(nothing.recv_timeout(SLOWNESS), Err(RecvTimeoutError::Timeout));
+        }
+        exports.lock().unwrap().push(Export { head, body, answered: OffsetDateTime::now_utc() });
+        if let Some(status) = status {
+            write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").unwrap();
+        }
+        // Whoever sent it hangs up.
+        assert_eq!(reader.read(&mut [0]).unwrap_or(0), 0);
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+const SLOWNESS: Duration = Duration::from_millis(400);
+
+/// When each receipt's row was written.
+fn receipt_times(here: &Installation) -> Vec<OffsetDateTime> {
+    let rows = here.evanesce(["audit", "show", "--json"]).output().expect_status(0).stdout;
+    let rows = rows.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+    rows.filter(|row| row["event"] == "receipt")
+        .map(|row| OffsetDateTime::parse(row["at"].as_str().unwrap(), &Rfc3339).unwrap())
+        .collect()
+}
+
+#[test]
+fn events_go_to_a_collector_before_the_receipts_and_tell_no_key_and_no_request() {
+    let collector = Collector::start(Manner::Takes);
+    let canary = Canary::random().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("canary.pem");
+    fs::write(&key, canary.to_pkcs8_pem()).unwrap();
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let keys = KEYS.replace("[keys.digests]", &format!("[keys.digests]\nfile = {key:?}"));
+    let url = collector.url();
+    let args = ["--otlp", &url, "--log", "trace"];
+    let Some(served) = served_with(CLIENTS, &keys, "", &args) else { return };
+    let mut client = served.connect("ci");
+    let asked = json!({"digest": digest_of(b"the artifact"), "context": "the context"});
+    let answer = client.ask("POST", "/v1/keys/digests/sign", Some(&asked)).unwrap();
+    let signature = answer.json()["signature"].as_str().unwrap().to_owned();
+
+    let (here, outcome) = served.stop();
+
+    outcome.expect_status(0);
+    let exports = collector.exports.lock().unwrap();
+    // They are OTLP, and tell each key's life by name,
+    let mut told = Vec::new();
+    for export in exports.iter() {
+        assert!(export.head.starts_with("post /v1/logs http/1.1\r\n"), "{}", export.head);
+        assert!(export.head.contains("content-type: application/x-protobuf"), "{}", export.head);
+        let request = ExportLogsServiceRequest::decode(&export.body[..]).unwrap();
+        for resource in request.resource_logs {
+            let attributes = format!("{:?}", resource.resource.unwrap().attributes);
+            assert!(attributes.contains("service.name"), "{attributes}");
+            let records = resource.scope_logs.into_iter().flat_map(|scope| scope.log_records);
+            told.extend(records.map(|record| format!("{:?}", record.attributes)));
+        }
+    }
+    for event in ["worker.started", "key.loaded", "workload.ended"] {
+        for workload in ["files", "digests"] {
+            let is_told = told.iter().any(|told| told.contains(event) && told.contains(workload));
+            assert!(is_told, "{event} of {workload}: {told:#?}");
+        }
+    }
+    // the last is answered once every key has ended and before the first receipt is written,
+    let last = exports.iter().map(|export| export.answered).max().unwrap();
+    let written = receipt_times(&here);
+    assert_eq!(written.len(), 2);
+    assert!(written.iter().all(|at| *at + MILLISECOND > last), "{written:?} {last}");
+    for key in ["files", "digests"] {
+        let ended = here.receipt(key)["times"]["ended"].as_str().unwrap().to_owned();
+        assert!(OffsetDateTime::parse(&ended, &Rfc3339).unwrap() <= last, "{ended} {last}");
+    }
+    // each came over a connection of its own, which its sender has closed,
+    assert_eq!(collector.connections.load(Ordering::Relaxed), exports.len() as u64);
+    // and what was asked, what came of it and the key are in none.
+    let sent: Vec<u8> = exports.iter().flat_map(|export| export.body.iter().copied()).collect();
+    let contains = |part: &[u8]| sent.windows(part.len()).any(|window| window == part);
+    let digest = Sha512::digest(b"the artifact");
+    let parts = [&digest[..], hex::encode(digest).as_bytes(), b"the context", signature.as_bytes()]
+        .map(<[u8]>::to_vec);
+    assert!(contains(b"key.loaded"), "the search finds what is there");
+    assert!(!parts.iter().any(|part| contains(part)), "{told:#?}");
+    let scanner = Scanner::new(&canary.forms(&[]));
+    let scanned = scanner.scan_reader("exports", 0, &sent[..], &mut unwatched()).unwrap();
+    assert!(scanned.found_nothing(), "{:#?}", scanned.hits);
+}
+
+/// What rows leave out of the time.
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_collector_that_hangs_refuses_or_is_not_there_costs_seconds_and_no_receipt() {
+    let hangs = Collector::start(Manner::Hangs);
+    let refuses = Collector::start(Manner::Refuses);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for url in [hangs.url(), refuses.url(), format!("http://{nobody}")] {
+        let served = served_with(CLIENTS, KEYS, "", &["--otlp", &url]);
+        let Some(served) = served else { return };
+        let mut client = served.connect("ci");
+        // Signing does not wait, not even where a request to the collector is under way.
+        let is_asked = |asked: &Collector| asked.connections.load(Ordering::Relaxed) > 0;
+        wait_until("a batch", || url != hangs.url() || is_asked(&hangs));
+        let begun = Instant::now();
+        check_digest_signature(&sign_digest(&mut client, b"x").unwrap(), b"x");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+
+        let begun = Instant::now();
+        let (here, outcome) = served.stop();
+
+        // Three seconds are the rule and the rest is for a busy machine; a collector's wish to be left
+        // alone for thirty does not count.
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        let said = outcome.expect_status(0).stderr;
+        assert!(said.contains(&url) && said.contains("[log.otlp]"), "{said}");
+        assert_eq!(receipts(&here), 2);
+        for key in ["files", "digests"] {
+            assert_eq!(here.receipt(key)["key"]["fate"], "destroyed");
+        }
+        here.run(&["audit", "verify"]).expect_status(0);
+    }
+    assert!(!hangs.exports.lock().unwrap().is_empty());
+    assert!(!refuses.exports.lock().unwrap().is_empty());
+}
+
+#[test]
+fn without_the_option_no_collector_is_asked_whatever_the_environment_says() {
+    if peers::missing(&["openssl"]) {
+        return;
+    }
+    let collector = Collector::start(Manner::Takes);
+    let here = installation();
+    let pki = Pki::new(&here.work_dir().join("pki"));
+    pki.client("ci");
+    let (ci, _) = CLIENTS.split_once("[clients.other]").unwrap();
+    write_config(&here, &pki, ci, KEYS, "");
+    let serve = here.evanesce(["serve", "serve.toml", "--log", "trace"]);
+    let endpoint = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let mut server = serve.env(endpoint, collector.url()).start();
+    listening(&mut server);
+
+    server.signal(Signal::TERM);
+
+    server.wait().expect_status(0);
+    assert_eq!(receipts(&here), 2);
+    assert_eq!(collector.connections.load(Ordering::Relaxed), 0);
+    // An address that is no collector's is refused before there is a key.
+    let strange = here.run(&["serve", "serve.toml", "--otlp", "http://collector.example"]);
+    assert!(strange.expect_status(2).stderr.contains("https://HOST:PORT"));
 }

@@ -742,6 +742,11 @@ pub const ADVICE: &[Advice] = &[
         "the log is of another ledger: move it aside to start a new one",
     ),
     Advice::new(
+        "log.otlp",
+        Fault::Environment,
+        "see that a collector takes OTLP over HTTP there, in protobuf and uncompressed; signatures and receipts do not need it",
+    ),
+    Advice::new(
         "log.sign",
         Fault::Environment,
         "the notary could not sign, see the cause; the next command that signs tries again",

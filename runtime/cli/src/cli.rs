@@ -191,7 +191,7 @@ pub fn execute(line: Vec<OsString>, environment: &Environment) -> Exit {
         Command::Completions(args) => ui.finish(completions::run(&args), failed),
         Command::Man(args) => ui.finish(man::run(&args), failed),
     };
-    log.close();
+    context.close_events();
     exit
 }
 

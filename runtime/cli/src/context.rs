@@ -14,6 +14,7 @@ use crate::directories;
 use crate::environment::Environment;
 use crate::errors::CommandError;
 use crate::log::{Log, LogError};
+use crate::otlp::Collector;
 use crate::ui::Ui;
 
 /// Where a command runs and how it talks.
@@ -68,9 +69,24 @@ impl<'a> Context<'a> {
             let id = &recovered.workload;
             self.ui.say(&format!("workload {id} had lost its launcher; it has its receipt now"));
         }
-        let log = self.log.clone();
-        launcher.before_receipt(move || log.close());
+        let (log, ui) = (self.log.clone(), self.ui);
+        launcher.before_receipt(move || close_events(&log, &ui));
         Ok(launcher)
+    }
+
+    /// Sends events to `collector` from here on, those of the level that is configured.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Log::send_to`].
+    pub fn send_events(&self, collector: &Collector) -> Result<(), LogError> {
+        let settings = self.settings();
+        self.log.send_to(collector, settings.log.value, settings.log_to.value)
+    }
+
+    /// Ends the writing of events, where no receipt has ended it.
+    pub fn close_events(&self) {
+        close_events(self.log, &self.ui);
     }
 
     /// The directory of the ledger, which need not exist. For commands that only read.
@@ -205,6 +221,15 @@ fn profile_of(
     match text.parse() {
         Ok(name) => Ok(Some(Sourced::variable("EVANESCE_PROFILE", name))),
         Err(source) => Err(ConfigurationError::Variable { found: text.into_owned(), source }),
+    }
+}
+
+/// Events that a collector did not take are told of, and change nothing else.
+fn close_events(log: &Log, ui: &Ui) {
+    if let Err(error) = log.close() {
+        let error = CommandError::from(error);
+        let (what, code) = (error.clauses().join(": "), error.code());
+        ui.say(&format!("evanesce: {what} [{code}]: {}", error.hint().unwrap_or_default()));
     }
 }
 

@@ -46,6 +46,7 @@ pub mod html;
 pub mod local_log;
 pub mod log;
 pub mod new_file;
+pub mod otlp;
 pub mod playbook;
 pub mod progress;
 pub mod publisher;

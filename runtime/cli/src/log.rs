@@ -14,6 +14,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{Registry, fmt as tracing_fmt};
 
 use crate::errors::Coded;
+use crate::otlp::{Collector, Otlp};
 
 /// Which events are written (`--log`, `EVANESCE_LOG`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -65,10 +66,16 @@ pub enum LogTarget {
 }
 
 /// Events are written until this is closed. Each is written before the code that emits it goes on,
-/// so closing leaves none behind.
+/// and what goes to a collector is sent by the closing: it leaves none behind.
 #[derive(Clone)]
 #[must_use = "events are written only while it lives"]
-pub struct Log(Rc<RefCell<Option<DefaultGuard>>>);
+pub struct Log(Rc<RefCell<Option<Writing>>>);
+
+/// What carries events.
+struct Writing {
+    guard: DefaultGuard,
+    otlp: Option<Otlp>,
+}
 
 impl Log {
     /// Starts to write events of this thread.
@@ -77,25 +84,65 @@ impl Log {
     ///
     /// [`LogError::Journald`] where the journal cannot be reached.
     pub fn start(level: LogLevel, target: LogTarget) -> Result<Self, LogError> {
-        let Some(level) = level.level() else {
-            return Ok(Self(Rc::default()));
-        };
-        let registry = Registry::default().with(LevelFilter::from_level(level));
-        let dispatch = match target {
-            LogTarget::Stderr => Dispatch::new(
-                registry.with(tracing_fmt::layer().with_writer(io::stderr).with_ansi(false)),
-            ),
-            LogTarget::Journald => {
-                let journal = tracing_journald::layer().map_err(LogError::Journald)?;
-                Dispatch::new(registry.with(journal))
-            }
-        };
-        Ok(Self(Rc::new(RefCell::new(Some(dispatcher::set_default(&dispatch))))))
+        let writing = level.level().map(|level| Writing::start(level, Some(target), None));
+        Ok(Self(Rc::new(RefCell::new(writing.transpose()?))))
     }
 
-    /// Ends the writing: what carried events is gone when this returns.
-    pub fn close(&self) {
-        drop(self.0.take());
+    /// Sends events to `collector` from here on, beside where they are written already. Those of
+    /// [`LogLevel::Info`], where no level is named.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Otlp`] where the way there cannot be opened.
+    pub fn send_to(
+        &self,
+        collector: &Collector,
+        level: LogLevel,
+        target: LogTarget,
+    ) -> Result<(), LogError> {
+        let otlp = Some(Otlp::open(collector)?);
+        // First the old one: whichever ends restores what was before it.
+        self.close()?;
+        let writing = match level.level() {
+            Some(level) => Writing::start(level, Some(target), otlp)?,
+            None => Writing::start(Level::INFO, None, otlp)?,
+        };
+        *self.0.borrow_mut() = Some(writing);
+        Ok(())
+    }
+
+    /// Ends the writing: what carried events is gone when this returns, whatever it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Undelivered`] where a collector did not take all that was sent.
+    pub fn close(&self) -> Result<(), LogError> {
+        self.0.take().map_or(Ok(()), Writing::close)
+    }
+}
+
+impl Writing {
+    fn start(
+        level: Level,
+        target: Option<LogTarget>,
+        otlp: Option<Otlp>,
+    ) -> Result<Self, LogError> {
+        let stderr = (target == Some(LogTarget::Stderr))
+            .then(|| tracing_fmt::layer().with_writer(io::stderr).with_ansi(false));
+        let journal = (target == Some(LogTarget::Journald)).then(tracing_journald::layer);
+        let journal = journal.transpose().map_err(LogError::Journald)?;
+        let events = Registry::default()
+            .with(LevelFilter::from_level(level))
+            .with(stderr)
+            .with(journal)
+            .with(otlp.as_ref().map(Otlp::layer));
+        Ok(Self { guard: dispatcher::set_default(&Dispatch::new(events)), otlp })
+    }
+
+    fn close(self) -> Result<(), LogError> {
+        // What is emitted while the rest is sent would come too late.
+        drop(self.guard);
+        self.otlp.map_or(Ok(()), Otlp::close)
     }
 }
 
@@ -118,6 +165,17 @@ pub enum LogError {
     /// The journal cannot be reached.
     #[error("the journal cannot be reached")]
     Journald(#[source] io::Error),
+    /// No events can be sent to a collector.
+    #[error("events cannot be sent to a collector")]
+    Otlp(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A collector was not reached, took too long or refused.
+    #[error("{collector} did not take all events: batches that were dropped: {batches}")]
+    Undelivered {
+        /// Where they were sent.
+        collector: Collector,
+        /// How many batches got no good answer.
+        batches: u64,
+    },
 }
 
 impl Coded for LogError {
@@ -125,6 +183,7 @@ impl Coded for LogError {
         match self {
             Self::Level { .. } => "log.level",
             Self::Journald(_) => "log.journald",
+            Self::Otlp(_) | Self::Undelivered { .. } => "log.otlp",
         }
     }
 }

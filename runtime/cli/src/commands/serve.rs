@@ -37,6 +37,7 @@ use crate::errors::{Coded, CommandError, ErrorRecord};
 use crate::exit::Exit;
 use crate::files;
 use crate::local_log;
+use crate::otlp::Collector;
 use crate::receipt_text;
 use crate::ui::{self, Format, Report};
 
@@ -54,6 +55,7 @@ use crate::ui::{self, Format, Report};
 Examples:
   evanesce serve /etc/evanesce/serve.toml
   evanesce serve --check /etc/evanesce/serve.toml      read FILE and what it names, and serve nothing
+  evanesce serve --otlp http://127.0.0.1:4318 /etc/evanesce/serve.toml
   systemctl reload evanesce-serve                      take other clients or certificates
   curl --cacert ca.pem --cert ci.pem --key ci.key https://signer.example:8443/v1/keys/release")]
 pub struct ServeArgs {
@@ -64,6 +66,15 @@ pub struct ServeArgs {
     /// Read FILE and the certificates that it names, say whether they can be used, and end
     #[arg(long)]
     check: bool,
+
+    /// Send events to the OpenTelemetry collector at URL, as OTLP over HTTP in protobuf
+    ///
+    /// `/v1/logs` is added to URL: https, or http on this machine. Events of --log's level are sent once
+    /// a second, those of `info` where that is off; never keys, digests or signatures. Nothing waits for
+    /// the collector but the receipts at the end, 3 s at most: the keys are gone by then.
+    /// OTEL_EXPORTER_OTLP_HEADERS adds headers.
+    #[arg(long, value_name = "URL")]
+    otlp: Option<Collector>,
 
     #[command(flatten)]
     unlock: UnlockArgs,
@@ -94,6 +105,9 @@ pub fn run(args: &ServeArgs, context: &Context<'_>) -> Result<ServeReport, Comma
     }
     let listeners = listeners(&config)?;
     args.source.warn(context);
+    if let Some(collector) = &args.otlp {
+        context.send_events(collector)?;
+    }
     let launcher = context.launcher()?;
     let mut workloads = Vec::new();
     let started = start_keys(args, context, &launcher, &config, &mut workloads)
