@@ -5,12 +5,10 @@
 
 mod bench;
 mod cases;
-mod cpio;
 mod error;
 mod guest;
 mod image;
 mod machine;
-mod modules;
 mod payload;
 mod qmp;
 mod row;

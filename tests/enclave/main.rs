@@ -7,7 +7,16 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "in a test and its helpers, a panic is the failure")]
 
+mod attestation;
 mod memory;
+
+#[path = "../../runtime/appraisal/tests/support/der.rs"]
+mod der;
+#[path = "../../runtime/appraisal/tests/support/genoa.rs"]
+mod genoa;
+#[expect(dead_code, reason = "each test binary uses its part")]
+#[path = "../../runtime/appraisal/tests/snp_rules/pki.rs"]
+mod snp_pki;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -202,7 +211,7 @@ fn what_cannot_be_in_a_machine_is_refused_in_one_line_before_it_is_started() {
 fn two_builds_of_an_image_have_the_same_bytes() {
     let here = Here::new();
     let again = here.installation.work_dir().join("again");
-    build(&here.installation, &again);
+    build(&here.installation, &again, &[]);
 
     for name in ["kernel", "initrd", "image.json"] {
         let [one, other] = [&here.image, &again].map(|at| fs::read(at.join(name)).unwrap());
@@ -214,15 +223,23 @@ fn two_builds_of_an_image_have_the_same_bytes() {
 struct Here {
     installation: Installation,
     image: PathBuf,
+    /// What `image build` says of it.
+    built: Value,
     digest: String,
 }
 
 impl Here {
     fn new() -> Self {
+        Self::building(&[])
+    }
+
+    /// With more flags for what builds the image.
+    fn building(flags: &[&str]) -> Self {
         let installation = Installation::new(env!("CARGO_BIN_EXE_evanesce-under-test"));
         let image = installation.work_dir().join("machine");
-        let digest = build(&installation, &image)["image"].as_str().unwrap().to_owned();
-        Self { installation, image, digest }
+        let built = build(&installation, &image, flags);
+        let digest = built["image"].as_str().unwrap().to_owned();
+        Self { installation, image, built, digest }
     }
 
     fn flags(&self) -> Vec<&str> {
@@ -235,12 +252,15 @@ impl Here {
     }
 }
 
-fn build(installation: &Installation, image: &Path) -> Value {
-    #[expect(clippy::disallowed_methods, reason = "the task says so in the environment")]
-    let kernel =
-        std::env::var("EVANESCE_ENCLAVE_KERNEL").expect("run this with cargo xtask enclave");
-    let image = image.to_str().unwrap();
-    installation.json(&["image", "build", "--kernel", &kernel, "--output", image])
+fn build(installation: &Installation, image: &Path, flags: &[&str]) -> Value {
+    let (kernel, image) = (setting("EVANESCE_ENCLAVE_KERNEL"), image.to_str().unwrap());
+    let line = ["image", "build", "--kernel", &kernel, "--output", image];
+    installation.json(&[&line, flags].concat())
+}
+
+#[expect(clippy::disallowed_methods, reason = "the task says so in the environment")]
+fn setting(name: &str) -> String {
+    std::env::var(name).expect("run this with cargo xtask enclave")
 }
 
 /// Has `count` requests signed, checks each signature, and returns the public key.

@@ -42,6 +42,8 @@ pub(crate) enum VmError {
     Unexpected { what: String },
     #[error(transparent)]
     Scan(#[from] ScanError),
+    #[error(transparent)]
+    Parts(#[from] evanesce_machine::ImageError),
     #[error("{} has no lines `{begin}` and `{end}` to write the table between", path.display())]
     NoMarks { path: PathBuf, begin: &'static str, end: &'static str },
 }

@@ -5,11 +5,10 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use evanesce_machine::{Archive, KernelModules};
 use sha2::{Digest as _, Sha256};
 
-use super::cpio::Archive;
 use super::error::VmError;
-use super::modules::Modules;
 use crate::programs::{output, target_directory};
 
 /// Everything a machine boots from, in one folder.
@@ -64,7 +63,11 @@ impl Image {
 
 /// What an image is made of, in 16 hexadecimal digits.
 fn recipe_digest() -> String {
-    let parts = [include_str!("image.rs"), include_str!("modules.rs"), include_str!("cpio.rs")];
+    let parts = [
+        include_str!("image.rs"),
+        include_str!("../../../runtime/machine/src/modules.rs"),
+        include_str!("../../../runtime/machine/src/cpio.rs"),
+    ];
     let mut digest = Sha256::new();
     let own_modules = OWN_MODULES.iter().map(|(_, source)| *source);
     for part in parts.into_iter().chain([FETCH_KERNEL, INIT, SERVICE, TARGET]).chain(own_modules) {
@@ -87,11 +90,11 @@ fn make(making: &Path) -> Result<(), VmError> {
     }
     let vmlinuz = only_entry(&kernel.join("boot"), "vmlinuz-")?;
     copy(&vmlinuz, &image.join("vmlinuz"))?;
-    let modules = Modules::of_kernel(&only_entry(&kernel.join("lib/modules"), "")?)?;
+    let modules = KernelModules::list(&only_entry(&kernel.join("lib/modules"), "")?)?;
     let busybox = fs::read(root.join("bin/busybox")).map_err(VmError::io("read busybox"))?;
     write(&image.join("initrd"), &initrd(&modules, &busybox)?)?;
-    for (name, module) in modules.in_order(MODULES_OF_CASES)? {
-        write(&image.join(format!("modules/{name}.ko")), &module)?;
+    for module in modules.in_order(MODULES_OF_CASES)? {
+        write(&image.join(format!("modules/{}.ko", module.name)), &module.bytes)?;
     }
     build_own_modules(&kernel.join("usr/src"), &own, &image.join("modules"))?;
     furnish(&root)?;
@@ -154,20 +157,20 @@ fn build_own_modules(headers: &Path, folder: &Path, to: &Path) -> Result<(), VmE
     Ok(())
 }
 
-fn initrd(modules: &Modules, busybox: &[u8]) -> Result<Vec<u8>, VmError> {
+fn initrd(modules: &KernelModules, busybox: &[u8]) -> Result<Vec<u8>, VmError> {
     let mut archive = Archive::default();
     for directory in ["bin", "modules"] {
         archive.directory(directory);
     }
-    archive.file("bin/busybox", busybox);
-    archive.file("init", INIT.as_bytes());
+    archive.library("bin/busybox", busybox);
+    archive.library("init", INIT.as_bytes());
     let mut order = String::new();
-    for (name, module) in modules.in_order(DRIVERS)? {
-        archive.file(&format!("modules/{name}.ko"), &module);
-        order.push_str(&name);
+    for module in modules.in_order(DRIVERS)? {
+        archive.library(&format!("modules/{}.ko", module.name), &module.bytes);
+        order.push_str(&module.name);
         order.push('\n');
     }
-    archive.file("modules/order", order.as_bytes());
+    archive.library("modules/order", order.as_bytes());
     Ok(archive.finish())
 }
 
@@ -237,8 +240,9 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,busybox-static,mount,procps,km
 /// has no configfs-tsm.
 const KERNEL: &str = "6.12-cloud-amd64";
 
-/// What some cases load: under our own modules, and for encrypted swap.
-const MODULES_OF_CASES: &[&str] = &["tsm", "dm_crypt", "xts"];
+/// What some cases load: under our own modules, and for encrypted swap. The drivers for evidence of
+/// real platforms, too, which find no device here: machines of workers have them.
+const MODULES_OF_CASES: &[&str] = &["tsm", "sev_guest", "tdx_guest", "dm_crypt", "xts"];
 
 /// Our own modules, with their source.
 const OWN_MODULES: &[(&str, &str)] = &[

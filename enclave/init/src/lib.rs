@@ -1,8 +1,9 @@
 //! The first program of a worker's machine: starts the worker and carries its words out.
 //!
-//! Start at [`live`]. A machine of a worker has a kernel, this program and the worker; no disk, no
-//! network, no shell. This program mounts what both need, finds the one port there is, starts the
-//! worker when it is told to, and from then on carries messages: [`evanesce_protocol::machine`]
+//! Start at [`live`]. A machine of a worker has a kernel, this program, the worker and the attester;
+//! no disk, no network, no shell. This program mounts what they need, loads the modules that came
+//! with it, finds the one port there is, starts the worker when it is told to, and from then on
+//! carries messages: [`evanesce_protocol::machine`]
 //! over the port, [`evanesce_protocol::control`] to the worker, which is the same program that runs
 //! without a machine, behind the same cage.
 //!
@@ -11,6 +12,7 @@
 //! | claim | kept by | shown by |
 //! |---|---|---|
 //! | it never holds a byte of a key | no message has room for one; the worker is not dumpable and another user's | [`evanesce_protocol::control`] |
+//! | evidence is about the key that the worker in here has, and the terms that it serves on | what is bound is held against the worker's own reports and its orders | `record.rs` |
 //! | no answer leaves before its journal entry | the journal is emptied after an answer was read and before it is sent | `relay.rs` |
 //! | a machine without a launcher ends | a closed port closes the worker's channel, at which the worker wipes; then the machine is switched off | `cargo xtask enclave` |
 //!
@@ -21,7 +23,10 @@
 
 #![forbid(unsafe_code)]
 
+mod attester;
+mod modules;
 mod port;
+mod record;
 mod relay;
 
 use std::fs;
@@ -36,7 +41,7 @@ use crate::port::Port;
 
 /// Lives the machine's whole life. When it returns the machine is to be switched off.
 pub fn live() {
-    if let Err(failed) = mount_file_systems() {
+    if let Err(failed) = mount_file_systems().and_then(|()| modules::load()) {
         return complain(&failed);
     }
     let mut port = match Port::open(Path::new(PORTS), Path::new(DEVICES), Instant::now() + APPEAR) {
@@ -76,15 +81,19 @@ pub(crate) fn step_io(step: &'static str) -> impl Fn(io::Error) -> Failed {
 }
 
 fn mount_file_systems() -> Result<(), Failed> {
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
     for (kind, target) in [("devtmpfs", "/dev"), ("proc", "/proc"), ("sysfs", "/sys")] {
-        match mount(Some(kind), target, Some(kind), flags, None::<&str>) {
-            // Kernels that mount it by themselves.
-            Ok(()) | Err(nix::errno::Errno::EBUSY) => {}
-            Err(errno) => return Err(Failed { step: "mount", errno: errno as i32 }),
-        }
+        mount_one(kind, target)?;
     }
     fs::create_dir_all(relay::RUN).map_err(step_io("mkdir"))
+}
+
+pub(crate) fn mount_one(kind: &str, target: &str) -> Result<(), Failed> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    match mount(Some(kind), target, Some(kind), flags, None::<&str>) {
+        // Kernels that mount it by themselves.
+        Ok(()) | Err(nix::errno::Errno::EBUSY) => Ok(()),
+        Err(errno) => Err(Failed { step: "mount", errno: errno as i32 }),
+    }
 }
 
 /// Says it on the console: there may be no port.

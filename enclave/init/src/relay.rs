@@ -13,14 +13,17 @@ use std::time::{Duration, Instant};
 use evanesce_protocol::Digest;
 use evanesce_protocol::channel::{Channel, ReceiveError};
 use evanesce_protocol::control::{Role, Serve, SignerOrder, SignerReport, Strength, TerminalUse};
+use evanesce_protocol::evidence::{AttesterReport, CollectError};
 use evanesce_protocol::limits::{AGENT_CONNECTIONS_MAX, MACHINE_DATA_BYTES_MAX};
-use evanesce_protocol::machine::{FromMachine, ToMachine};
+use evanesce_protocol::machine::{FromMachine, ToMachine, Vouch};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_setfl, inotify};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use crate::attester::Attester;
 use crate::port::{Peer, Port, wanted};
+use crate::record::Record;
 use crate::{Failed, step, step_io};
 
 /// Starts the worker when it is told to, and serves it to its end or the launcher's.
@@ -77,6 +80,9 @@ struct Inside {
     switch: Option<PathBuf>,
     clients: BTreeMap<u32, Client>,
     was_seen: bool,
+    record: Record,
+    /// While there is one at work.
+    attester: Option<Attester>,
 }
 
 /// A journal in a pipe: what the worker writes is carried out before the answer that it belongs to.
@@ -109,6 +115,7 @@ impl Inside {
             .spawn()
             .map_err(step_io("start the worker"))?;
         let (reading, _) = io::pipe().map_err(step_io("pipe"))?;
+        let program = fs::read(WORKER).map_err(step_io("read the worker"))?;
         Ok(Self {
             worker,
             channel: Some(channel),
@@ -116,6 +123,8 @@ impl Inside {
             switch: None,
             clients: BTreeMap::new(),
             was_seen: false,
+            record: Record::of(Digest::of(&program), strength),
+            attester: None,
         })
     }
 
@@ -128,6 +137,9 @@ impl Inside {
             }
             if ready.worker && self.hear_worker(port)? == Peer::Lost {
                 return Ok(Relayed::WorkerEnded);
+            }
+            if let Some(attester) = self.attester.take_if(|_| ready.attester) {
+                port.say(&FromMachine::Vouched(Box::new(attester.finish())));
             }
             if ready.port && port.read()? == Peer::Lost {
                 return Ok(Relayed::LauncherLost);
@@ -149,6 +161,9 @@ impl Inside {
             flags.set(PollFlags::OUT, !client.pending.is_empty());
             watched.push(PollFd::new(&client.stream, flags));
         }
+        let clients_end = watched.len();
+        let attester = self.attester.iter();
+        watched.extend(attester.map(|one| PollFd::new(one.channel(), PollFlags::IN)));
         wait(&mut watched, None)?;
         let is_ready = |watched: &PollFd<'_>| !watched.revents().is_empty();
         Ok(Ready {
@@ -157,10 +172,11 @@ impl Inside {
             clients: self
                 .clients
                 .keys()
-                .zip(&watched[2..])
+                .zip(&watched[2..clients_end])
                 .filter(|(_, watched)| is_ready(watched))
                 .map(|(client, _)| *client)
                 .collect(),
+            attester: watched.get(clients_end).is_some_and(is_ready),
         })
     }
 
@@ -182,6 +198,7 @@ impl Inside {
             let limits = of_worker("limits").map_err(step_io("read /proc"))?;
             port.say(&FromMachine::Seen { status, limits });
         }
+        self.record.report(&report);
         self.journal.carry_out(port)?;
         port.say(&FromMachine::Report(Box::new(report)));
         Ok(Peer::There)
@@ -217,6 +234,13 @@ impl Inside {
     fn obey(&mut self, message: ToMachine, port: &mut Port) -> Result<(), Failed> {
         match message {
             ToMachine::Order(order) => self.order(*order),
+            ToMachine::Vouch(vouch) => {
+                if let Err(error) = self.vouch(&vouch) {
+                    let refused = AttesterReport::Refused(error);
+                    port.say(&FromMachine::Vouched(Box::new(refused)));
+                }
+                Ok(())
+            }
             ToMachine::KillSwitch => match &self.switch {
                 Some(path) => File::create(path).map(drop).map_err(step_io("kill switch")),
                 None => Err(Failed::at("kill switch")),
@@ -242,8 +266,20 @@ impl Inside {
         }
     }
 
+    /// Starts an attester for what is so, and for nothing else.
+    fn vouch(&mut self, vouch: &Vouch) -> Result<(), CollectError> {
+        let binding = self.record.bind(vouch)?;
+        if self.attester.is_some() {
+            let (step, reason) = ("asking the attester".to_owned(), "it is at work".to_owned());
+            return Err(CollectError::Io { step, reason });
+        }
+        self.attester = Some(Attester::start(&binding, vouch.source)?);
+        Ok(())
+    }
+
     /// Gives an order to the worker, with descriptors of this machine where it needs some.
     fn order(&mut self, order: SignerOrder) -> Result<(), Failed> {
+        self.record.order(&order)?;
         let channel = self.channel.as_ref().expect("it is closed when the relay is over");
         let send = |order: &SignerOrder, files: &[_]| {
             // A worker that takes no order has ended or is about to, which its channel tells.
@@ -265,11 +301,12 @@ impl Inside {
                 drop(files);
                 self.switch = switch.map(|(_, path)| path);
             }
-            SignerOrder::Load(_) | SignerOrder::Endorse(_) | SignerOrder::Wipe => {
-                send(&order, &[]);
-            }
+            SignerOrder::OfferRelease(_)
+            | SignerOrder::Load(_)
+            | SignerOrder::Endorse(_)
+            | SignerOrder::Wipe => send(&order, &[]),
             // They take descriptors that there are none of in here.
-            SignerOrder::Inspect | SignerOrder::Secret(_) | SignerOrder::OfferRelease(_) => {
+            SignerOrder::Inspect | SignerOrder::Secret(_) => {
                 return Err(Failed::at("order that needs a descriptor"));
             }
         }
@@ -353,6 +390,7 @@ struct Ready {
     port: bool,
     worker: bool,
     clients: Vec<u32>,
+    attester: bool,
 }
 
 /// Makes a folder, watches it, and says where the kill switch will appear.

@@ -139,6 +139,11 @@ pub const ADVICE: &[Advice] = &[
         "SEV-SNP and TDX are known here; update evanesce if the machine is newer than it",
     ),
     Advice::new(
+        "attest.untrue",
+        Fault::Refusal,
+        "report this as a defect, unless somebody changes what evanesce says to the machine: a machine vouches for its own worker's key and terms alone",
+    ),
+    Advice::new(
         "attester.silent",
         Fault::Environment,
         "the machine's firmware may be overloaded: try again; if it stays silent, look at the kernel's log",
@@ -473,9 +478,19 @@ pub const ADVICE: &[Advice] = &[
         "name the folder that `evanesce image build` wrote; `evanesce image show` reads it",
     ),
     Advice::new(
+        "image.module",
+        Fault::Misuse,
+        "name a file NAME.ko or NAME.ko.xz of the kernel that the machine boots",
+    ),
+    Advice::new(
         "image.no-kernel",
         Fault::Misuse,
         "install linux-image-cloud-amd64 of Linux 6.12 or later, or name a kernel with --kernel",
+    ),
+    Advice::new(
+        "image.no-module",
+        Fault::Misuse,
+        "name the folder of the very kernel below /lib/modules, or single files with --module",
     ),
     Advice::new(
         "image.read",
@@ -757,7 +772,7 @@ pub const ADVICE: &[Advice] = &[
         "see docs/enclave.md: memory that may be locked, KVM (or --enclave-accelerator tcg), firmware",
     ),
     Advice::new(
-        "machine.other-worker",
+        "machine.other-program",
         Fault::Refusal,
         "build the image again with this evanesce: `evanesce image build`",
     ),

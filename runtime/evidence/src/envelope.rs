@@ -1,8 +1,9 @@
 //! The envelope.
 
 use base64ct::{Base64UrlUnpadded, Encoding as _};
-use evanesce_protocol::evidence::{Binding, RawEvidence, provider};
-use evanesce_protocol::{Digest, KeyOrigin, KeyUse, WorkloadId};
+use evanesce_protocol::Digest;
+use evanesce_protocol::evidence::{Binding, RawEvidence, RuntimeConfiguration, provider};
+use evanesce_protocol::limits::EVIDENCE_CONFIGURATION_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 use crate::cert_table::vek_of_auxblob;
@@ -67,40 +68,9 @@ pub struct TdxEndorsements {
     pub collateral: String,
 }
 
-/// How a worker was to be used: the text behind the configuration's digest.
-///
-/// A verifier compares digests. This type is for who writes the text, and for reading it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuntimeConfiguration {
-    /// The version of evanesce.
-    pub version: String,
-    /// The workload; none where evidence speaks for the installation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workload: Option<WorkloadId>,
-    /// Where the key came from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<KeyOrigin>,
-    /// What the key is bound to sign.
-    #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
-    pub key_use: Option<KeyUse>,
-    /// What clients may have signed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub grants: Vec<String>,
-    /// Signatures after which the key ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signatures_max: Option<u64>,
-    /// Milliseconds after which the key ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ttl_ms: Option<u64>,
-    /// Guarantees that the operator gave up by name, sorted.
-    pub degraded: Vec<String>,
-}
-
-impl RuntimeConfiguration {
-    /// The text whose digest is bound.
-    pub fn to_text(&self) -> String {
-        serde_json::to_string(self).expect("a configuration is plain data")
-    }
+/// The text of a configuration, whose digest is bound.
+pub fn configuration_text(configuration: &RuntimeConfiguration) -> String {
+    serde_json::to_string(configuration).expect("a configuration is plain data")
 }
 
 impl EvidenceEnvelope {
@@ -163,7 +133,7 @@ impl EvidenceEnvelope {
         if v != VERSION {
             return Err(EnvelopeError::Version { found: v });
         }
-        if configuration.len() > CONFIGURATION_BYTES_MAX
+        if configuration.len() > EVIDENCE_CONFIGURATION_BYTES_MAX
             || Digest::of(configuration.as_bytes()) != binding.configuration
         {
             return Err(EnvelopeError::Configuration);
@@ -340,9 +310,6 @@ mod base64_option {
 
 const VERSION: u32 = 1;
 
-/// Bytes in a runtime configuration.
-const CONFIGURATION_BYTES_MAX: usize = 16 * 1024;
-
 /// The bit of a conceptual message wrapper that says: evidence.
 const CMW_EVIDENCE: u32 = 4;
 
@@ -351,14 +318,14 @@ const INSECURE_SOFTWARE: &str = "application/vnd.evanesce.insecure-software+json
 
 #[cfg(test)]
 mod tests {
-    use evanesce_protocol::PublicKey;
     use evanesce_protocol::evidence::{Nonce, NotaryPoint, Subject};
+    use evanesce_protocol::{KeyOrigin, KeyUse, PublicKey};
     use proptest::prelude::*;
 
     use super::*;
 
     fn envelope() -> EvidenceEnvelope {
-        let configuration = RuntimeConfiguration {
+        let configuration = configuration_text(&RuntimeConfiguration {
             version: "0.1.0".to_owned(),
             workload: Some("w-1".parse().unwrap()),
             origin: Some(KeyOrigin::BornInside),
@@ -367,8 +334,7 @@ mod tests {
             signatures_max: Some(7),
             ttl_ms: Some(600_000),
             degraded: Vec::new(),
-        }
-        .to_text();
+        });
         EvidenceEnvelope {
             binding: Binding {
                 subject: Subject::SigningIdentity { public_key: PublicKey::from_bytes([2; 32]) },

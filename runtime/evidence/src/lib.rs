@@ -26,6 +26,6 @@ mod envelope;
 
 pub use cert_table::vek_of_auxblob;
 pub use envelope::{
-    ENVELOPE_BYTES_MAX, Endorsements, EnvelopeError, EvidenceEnvelope, Kind, RuntimeConfiguration,
-    SnpEndorsements, TdxEndorsements,
+    ENVELOPE_BYTES_MAX, Endorsements, EnvelopeError, EvidenceEnvelope, Kind, SnpEndorsements,
+    TdxEndorsements, configuration_text,
 };

@@ -2,21 +2,25 @@
 //!
 //! Neither this process nor a worker opens the kernel's interface. An attester of its own does,
 //! started for one request and gone after it; what it must put into the report was computed here
-//! and is looked for in what it brings back.
+//! and is looked for in what it brings back. For a worker in a machine of its own the machine's
+//! attester is asked, which vouches for that worker's key alone.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use evanesce_evidence::{Endorsements, EvidenceEnvelope, RuntimeConfiguration};
+use evanesce_evidence::{Endorsements, EvidenceEnvelope, configuration_text};
 use evanesce_ledger::NotaryKey;
-use evanesce_protocol::channel::{Channel, ReceiveError, SendError};
+use evanesce_protocol::channel::{Channel, ReceiveError, Received, SendError};
 use evanesce_protocol::evidence::{
-    AttesterOrder, AttesterReport, Binding, CollectError, Nonce, NotaryPoint, RawEvidence, Subject,
+    AttesterOrder, AttesterReport, Binding, CollectError, Nonce, NotaryPoint, RawEvidence,
+    RuntimeConfiguration, Subject,
 };
+use evanesce_protocol::machine::Vouch;
 use evanesce_protocol::{Digest, KeyOrigin, PublicKey, WorkloadId};
 
+use crate::machine::MachineAttester;
 use crate::notary::NotaryError;
 use crate::plan::{AttestPlan, Plan};
 use crate::process::HeldProcess;
@@ -54,15 +58,25 @@ pub(crate) fn configuration_of_installation() -> RuntimeConfiguration {
     }
 }
 
+/// Whose attester is asked.
+#[derive(Clone, Debug)]
+pub(crate) enum Attester {
+    /// That of the machine that this process is on.
+    Here,
+    /// That of the machine that a worker has for itself.
+    OfMachine(MachineAttester),
+}
+
 /// Collects evidence about `subject`.
 pub(crate) fn collect(
+    attester: &Attester,
     plan: &AttestPlan,
     subject: Subject,
     nonce: Nonce,
     notary: &NotaryKey,
     configuration: &RuntimeConfiguration,
 ) -> Result<EvidenceEnvelope, AttestError> {
-    let configuration = configuration.to_text();
+    let configuration = configuration_text(configuration);
     let point = notary.to_sec1().try_into().expect("an uncompressed point has 65 bytes");
     let binding = Binding {
         subject,
@@ -73,11 +87,27 @@ pub(crate) fn collect(
         configuration: Digest::of(configuration.as_bytes()),
     };
     let report_data = binding.report_data();
-    let raw = ask(&AttesterOrder::Collect {
-        report_data: report_data.to_vec(),
-        tsm_root: plan.tsm_root.as_ref().map(|root| root.display().to_string()),
-        source: plan.source,
-    })?;
+    let raw = match attester {
+        Attester::Here => ask(&AttesterOrder::Collect {
+            report_data: report_data.to_vec(),
+            tsm_root: plan.tsm_root.as_ref().map(|root| root.display().to_string()),
+            source: plan.source,
+        })?,
+        Attester::OfMachine(machine) => {
+            let nobody = || CollectError::Untrue { what: "an installation".to_owned() };
+            machine.ask(&Vouch {
+                public_key: *subject
+                    .public_key()
+                    .ok_or_else(nobody)
+                    .map_err(AttestError::Collect)?,
+                release_key: subject.release_key().copied(),
+                nonce,
+                notary: binding.notary,
+                configuration: configuration.clone(),
+                source: plan.source,
+            })?
+        }
+    };
     if !raw.is_within_limits() || raw.report_data() != Some(&report_data) {
         return Err(AttestError::Collect(CollectError::ReportData));
     }
@@ -91,6 +121,7 @@ pub struct SigningIdentity {
     pub(crate) public_key: PublicKey,
     pub(crate) notary: NotaryKey,
     pub(crate) configuration: RuntimeConfiguration,
+    pub(crate) attester: Attester,
 }
 
 impl SigningIdentity {
@@ -106,7 +137,7 @@ impl SigningIdentity {
         nonce: Nonce,
     ) -> Result<EvidenceEnvelope, AttestError> {
         let subject = Subject::SigningIdentity { public_key: self.public_key };
-        collect(plan, subject, nonce, &self.notary, &self.configuration)
+        collect(&self.attester, plan, subject, nonce, &self.notary, &self.configuration)
     }
 }
 
@@ -129,6 +160,13 @@ fn ask(order: &AttesterOrder) -> Result<RawEvidence, AttestError> {
     let report = channel.receive_within::<AttesterReport>(REPORT_TIMEOUT);
     // It ends by itself; one that hangs in the kernel is killed when `process` is dropped.
     process.await_end(END_TIMEOUT).ok();
+    told(report)
+}
+
+/// What an attester's report says.
+pub(crate) fn told(
+    report: Result<Received<AttesterReport>, ReceiveError>,
+) -> Result<RawEvidence, AttestError> {
     match report.map_err(AttestError::Receive)?.message {
         AttesterReport::Collected(raw) => Ok(raw),
         AttesterReport::Refused(error) => Err(AttestError::Collect(error)),
@@ -177,7 +215,7 @@ impl AttestError {
 }
 
 /// The attester itself is patient for a minute, and a quote may take half of one more.
-const REPORT_TIMEOUT: Duration = Duration::from_secs(100);
+pub(crate) const REPORT_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// For an attester that has reported.
 const END_TIMEOUT: Duration = Duration::from_secs(2);

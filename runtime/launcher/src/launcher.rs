@@ -16,7 +16,7 @@ use evanesce_protocol::{PublicKey, WorkloadId};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use serde::Serialize;
 
-use crate::attester::{self, AttestError};
+use crate::attester::{self, AttestError, Attester};
 use crate::claim::{self, ClaimError};
 use crate::installation::{DirectoryError, Installation};
 use crate::notary::{NO_TERMS, Notary, NotaryError};
@@ -213,7 +213,8 @@ impl Launcher {
             }
         };
         let configuration = attester::configuration_of_installation();
-        attester::collect(plan, Subject::Installation {}, nonce, &notary, &configuration)
+        let subject = Subject::Installation {};
+        attester::collect(&Attester::Here, plan, subject, nonce, &notary, &configuration)
     }
 
     /// Has the notary sign what came of an appraisal, as whose word relying parties take it.

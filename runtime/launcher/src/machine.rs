@@ -20,12 +20,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use evanesce_ledger::receipt::{Claim, MachinePlacement, Observer, ScrubStatement};
-use evanesce_machine::{Accelerator, Enclave, Image, MEMORY_BYTES, Parts, Start};
+use evanesce_machine::{Accelerator, Enclave, Image, MEMORY_BYTES, Module, Parts, Start};
 use evanesce_protocol::Digest;
 use evanesce_protocol::channel::Channel;
 use evanesce_protocol::control::Strength;
+use evanesce_protocol::evidence::{AttesterReport, RawEvidence};
+use evanesce_protocol::machine::Vouch;
 use rustix::fs::{MemfdFlags, OFlags};
 
+use crate::attester::{self, AttestError};
 use crate::cage::{MemoryAccess, Outside};
 use crate::process::HeldProcess;
 use crate::worker_image::{ImageError, SealedImage, WorkerImage};
@@ -52,19 +55,27 @@ impl MachinePlan {
     pub const QEMU: &'static str = "/usr/bin/qemu-system-x86_64";
 }
 
-/// Makes the image of a machine with the worker of this launcher and the kernel given.
+/// Makes the image of a machine with the programs of this launcher, and the kernel and modules given.
 ///
 /// # Errors
 ///
 /// As [`Parts::build`].
 pub fn build_image(
     kernel: &[u8],
+    modules: &[Module],
     folder: &std::path::Path,
 ) -> Result<Image, evanesce_machine::ImageError> {
     let worker = WorkerImage::embedded();
     let libraries = evanesce_machine::libraries_of_host()?;
-    let (init, libraries) = (WorkerImage::init(), libraries.as_slice());
-    Parts { kernel, init, worker: worker.bytes(), libraries }.build(folder)
+    let parts = Parts {
+        kernel,
+        init: WorkerImage::init(),
+        worker: worker.bytes(),
+        attester: WorkerImage::attester(),
+        libraries: &libraries,
+        modules,
+    };
+    parts.build(folder)
 }
 
 /// The machine of a worker that was started.
@@ -77,7 +88,24 @@ pub(crate) struct Machine {
     /// What QEMU and the machine's console say.
     console: File,
     seen: Seen,
+    attester: MachineAttester,
     cleared: Option<Result<Cleared, String>>,
+}
+
+/// The way to the attester in a machine. It vouches for the key of that machine's worker alone, on
+/// the word of the machine's first program.
+#[derive(Clone, Debug)]
+pub(crate) struct MachineAttester(Arc<Mutex<Channel>>);
+
+impl MachineAttester {
+    /// Has it vouch, and waits for what it says.
+    pub(crate) fn ask(&self, vouch: &Vouch) -> Result<RawEvidence, AttestError> {
+        let mut channel = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What came too late for whoever asked before.
+        while channel.receive_within::<AttesterReport>(Duration::ZERO).is_ok() {}
+        channel.send(vouch, &[]).map_err(AttestError::Send)?;
+        attester::told(channel.receive_within(attester::REPORT_TIMEOUT))
+    }
 }
 
 /// What the machine's first program saw of the worker.
@@ -122,9 +150,15 @@ impl Machine {
         // QEMU is started somewhere else than this process.
         let absolute = |path: &PathBuf| std::path::absolute(path).map_err(MachineError::Spawn);
         let image = Image::open(&absolute(&plan.image)?)?;
-        let (found, expected) = (image.manifest().worker, WorkerImage::digest());
-        if found != expected {
-            return Err(MachineError::OtherWorker { found, expected });
+        let manifest = image.manifest();
+        for (program, found, expected) in [
+            ("worker", manifest.worker, WorkerImage::digest()),
+            ("init", manifest.init, Digest::of(WorkerImage::init())),
+            ("attester", manifest.attester, Digest::of(WorkerImage::attester())),
+        ] {
+            if found != expected {
+                return Err(MachineError::OtherProgram { program, found, expected });
+            }
         }
         let qemu = fs::read(&plan.qemu)
             .map_err(|source| MachineError::Qemu { path: plan.qemu.clone(), source })?;
@@ -156,7 +190,14 @@ impl Machine {
         let process = HeldProcess::spawn_shielded(&mut command).map_err(spawn)?;
         drop(command); // with our copies of its ends
         let seen = Seen::default();
-        relay::begin(ours, Channel::new(worker_end), strength, Arc::clone(&seen)).map_err(spawn)?;
+        let (attester, attester_end) = Channel::pair().map_err(spawn)?;
+        let attester = MachineAttester(Arc::new(Mutex::new(attester)));
+        let ends = relay::Ends {
+            port: ours,
+            worker: Channel::new(worker_end),
+            attester: Channel::new(attester_end),
+        };
+        relay::begin(ends, strength, Arc::clone(&seen)).map_err(spawn)?;
         let machine = Self {
             enclave: plan.enclave,
             image: image.manifest().digest(),
@@ -164,6 +205,7 @@ impl Machine {
             memory,
             console,
             seen,
+            attester,
             cleared: None,
         };
         Ok((machine, process, channel))
@@ -175,6 +217,11 @@ impl Machine {
         let (status, limits) = seen.ok_or(io::ErrorKind::NotFound)?;
         // It is root in there, and so may look into anything.
         Ok(Outside { status, limits, memory: MemoryAccess::NotTold })
+    }
+
+    /// Who vouches for the key of its worker.
+    pub(crate) fn attester(&self) -> MachineAttester {
+        self.attester.clone()
     }
 
     /// What the receipt says of the machine while it ran.
@@ -275,9 +322,11 @@ pub enum MachineError {
     /// The image cannot be used.
     #[error("the machine's image cannot be used")]
     Image(#[from] evanesce_machine::ImageError),
-    /// The image has another worker in it than this launcher.
-    #[error("the image has worker {found} in it, and {expected} is expected")]
-    OtherWorker {
+    /// The image has another program in it than this launcher.
+    #[error("the image has {program} {found} in it, and {expected} is expected")]
+    OtherProgram {
+        /// Which.
+        program: &'static str,
         /// The one in the image.
         found: Digest,
         /// The one that belongs to this launcher.
@@ -305,7 +354,7 @@ impl MachineError {
         match self {
             Self::Plan { .. } => "machine.plan",
             Self::Image(error) => error.code(),
-            Self::OtherWorker { .. } => "machine.other-worker",
+            Self::OtherProgram { .. } => "machine.other-program",
             Self::Qemu { .. } => "machine.qemu",
             Self::Seal(error) => error.code(),
             Self::Spawn(_) => "machine.spawn",
@@ -377,13 +426,19 @@ mod tests {
     }
 
     #[test]
-    fn an_image_with_another_worker_is_not_started() {
+    fn an_image_with_other_programs_is_not_started() {
         let folder = tempfile::tempdir().unwrap();
         let mut kernel = vec![0; 0x400];
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
-        Parts { kernel: &kernel, init: b"i", worker: b"w", libraries: &[] }
-            .build(folder.path())
-            .unwrap();
+        let parts = Parts {
+            kernel: &kernel,
+            init: b"i",
+            worker: b"w",
+            attester: b"a",
+            libraries: &[],
+            modules: &[],
+        };
+        parts.build(folder.path()).unwrap();
         let plan = MachinePlan {
             enclave: Enclave::Vm,
             image: folder.path().to_owned(),
@@ -394,6 +449,6 @@ mod tests {
 
         let error = Machine::start(&plan, Strength::Strict).unwrap_err();
 
-        assert_eq!(error.code(), "machine.other-worker");
+        assert_eq!(error.code(), "machine.other-program");
     }
 }

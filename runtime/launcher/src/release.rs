@@ -318,7 +318,10 @@ pub(crate) fn receive(
     let release_key = worker.offer_release(public_key)?;
     let subject = Subject::KeyRelease { public_key, release_key };
     let configuration = attester::configuration_of(plan, id, KeyOrigin::Released);
-    let mut evidence = attester::collect(&attest, subject, asked.nonce(), notary, &configuration)?;
+    let attester = worker.attester();
+    let nonce = asked.nonce();
+    let mut evidence =
+        attester::collect(&attester, &attest, subject, nonce, notary, &configuration)?;
     tracing::info!(event = %EventName::EvidenceCollected, workload = %id, evidence = %evidence.digest());
     channel.endorse(&mut evidence).map_err(StartError::ReleaseChannel)?;
     let pending = asked.request(evidence)?;

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::attester::Attester;
 use crate::cage::{self, CageChecked, CageFaults, Expected};
 use crate::command::ENDING;
 use crate::key_file::KeyFile;
@@ -232,6 +233,13 @@ impl<C: Conversation> Worker<C> {
     /// The machine that it has for itself.
     pub(crate) fn machine(&self) -> Option<&Machine> {
         self.machine.as_ref()
+    }
+
+    /// Who vouches for its key.
+    pub(crate) fn attester(&self) -> Attester {
+        self.machine
+            .as_ref()
+            .map_or(Attester::Here, |machine| Attester::OfMachine(machine.attester()))
     }
 
     /// The unit that it runs in, where systemd started it.

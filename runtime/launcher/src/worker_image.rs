@@ -60,6 +60,11 @@ impl WorkerImage {
         EMBEDDED_INIT
     }
 
+    /// What asks a machine's platform for evidence.
+    pub(crate) const fn attester() -> &'static [u8] {
+        EMBEDDED_ATTESTER
+    }
+
     /// Copies the worker into a file in memory that can be executed, not read, and not changed.
     ///
     /// Mode 0111 has the kernel start it undumpable for all but root (execve(2), on files that the

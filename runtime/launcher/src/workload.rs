@@ -308,6 +308,7 @@ impl<'a> Workload<'a> {
                 &parts.claim.claim.workload_id,
                 key.origin,
             ),
+            attester: worker.attester(),
         };
         let claimed = ClaimedKey {
             public_key: key.public,
@@ -842,14 +843,12 @@ fn spawn_both(
     }
 }
 
-/// What a worker in a machine of its own cannot have: a key that was outside of it, and what is not
-/// there to vouch for it.
+/// What a worker in a machine of its own cannot have: a key that was outside of it in the clear, and
+/// what only a host has.
 fn check_machine(plan: &Plan) -> Result<(), StartError> {
     let cannot = |what| Err(StartError::NotInMachine { what });
     match plan {
         Plan { key: KeySource::File(_) | KeySource::Credential, .. } => cannot("a key from a file"),
-        Plan { key: KeySource::Released, .. } => cannot("a key that somebody releases"),
-        Plan { attest: Some(_), .. } => cannot("evidence of the host"),
         Plan { spawn: SpawnChoice::Systemd, .. } => cannot("a unit of systemd"),
         Plan { require, .. } if !require.is_empty() => cannot("grades of the host"),
         _ => Ok(()),
@@ -983,8 +982,10 @@ impl ComingUp {
                 let subject = Subject::SigningIdentity { public_key: public };
                 let nonce = attest.nonce.unwrap_or(Nonce::from_bytes(*started.as_bytes()));
                 let configuration = attester::configuration_of(plan, id, origin);
+                let attester = worker.attester();
+                let notary = &notary_key;
                 let envelope =
-                    attester::collect(attest, subject, nonce, &notary_key, &configuration)?;
+                    attester::collect(&attester, attest, subject, nonce, notary, &configuration)?;
                 tracing::info!(event = %EventName::EvidenceCollected, workload = %id, evidence = %envelope.digest());
                 Some(Evidence::new(envelope, launcher.clock.now()))
             }

@@ -286,7 +286,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut kernel = vec![0; 0x400];
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
-        let parts = Parts { kernel: &kernel, init: b"init", worker: b"worker", libraries: &[] };
+        let parts = Parts {
+            kernel: &kernel,
+            init: b"init",
+            worker: b"worker",
+            attester: b"attester",
+            libraries: &[],
+            modules: &[],
+        };
         let image = parts.build(folder.path()).unwrap();
         let firmware = firmware.map(PathBuf::from);
         arguments(&Start { enclave, accelerator, image: &image, firmware })

@@ -3,34 +3,34 @@
 
 /// An archive in the making.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
 
 impl Archive {
     /// Adds a directory.
-    pub(crate) fn directory(&mut self, path: &str) {
+    pub fn directory(&mut self, path: &str) {
         self.entry(path, 0o040_755, (0, 0), &[]);
     }
 
     /// Adds a file that can be executed, and read by root alone.
-    pub(crate) fn program(&mut self, path: &str, contents: &[u8]) {
+    pub fn program(&mut self, path: &str, contents: &[u8]) {
         self.entry(path, 0o100_111, (0, 0), contents);
     }
 
     /// Adds a file that everybody may read and execute.
-    pub(crate) fn library(&mut self, path: &str, contents: &[u8]) {
+    pub fn library(&mut self, path: &str, contents: &[u8]) {
         self.entry(path, 0o100_555, (0, 0), contents);
     }
 
     /// Adds a character device.
-    pub(crate) fn device(&mut self, path: &str, major: u32, minor: u32) {
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) {
         self.entry(path, 0o020_600, (major, minor), &[]);
     }
 
     /// The finished archive.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
     }

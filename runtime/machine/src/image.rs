@@ -9,6 +9,7 @@ use evanesce_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::cpio::Archive;
+use crate::modules::Module;
 
 /// Reads the libraries that programs of this host are linked with, from where its loader finds them.
 ///
@@ -41,9 +42,14 @@ pub struct Parts<'a> {
     pub init: &'a [u8],
     /// The worker.
     pub worker: &'a [u8],
+    /// What asks the platform for evidence.
+    pub attester: &'a [u8],
     /// What both programs are linked with, and the loader that does it: each by the path that it
     /// has in the machine, without a slash before it.
     pub libraries: &'a [(String, Vec<u8>)],
+    /// The kernel's modules that are loaded, in their order: what evidence is given through. A driver
+    /// whose device is not there is passed over.
+    pub modules: &'a [Module],
 }
 
 impl Parts<'_> {
@@ -66,10 +72,16 @@ impl Parts<'_> {
             command_line: COMMAND_LINE.to_owned(),
             init: Digest::of(self.init),
             worker: Digest::of(self.worker),
+            attester: Digest::of(self.attester),
             libraries: self
                 .libraries
                 .iter()
                 .map(|(path, bytes)| (path.clone(), Digest::of(bytes)))
+                .collect(),
+            modules: self
+                .modules
+                .iter()
+                .map(|module| (module.name.clone(), Digest::of(&module.bytes)))
                 .collect(),
         };
         let write = |name: &str, bytes: &[u8]| {
@@ -105,8 +117,14 @@ impl Parts<'_> {
             }
             archive.library(path, bytes);
         }
+        archive.directory("modules");
+        for (index, module) in self.modules.iter().enumerate() {
+            // They are loaded in the order of these names.
+            archive.library(&format!("modules/{index:02}-{}.ko", module.name), &module.bytes);
+        }
         archive.program("init", self.init);
         archive.program("worker", self.worker);
+        archive.program("attester", self.attester);
         archive.finish()
     }
 }
@@ -133,8 +151,12 @@ pub struct Manifest {
     pub init: Digest,
     /// SHA-256 of the worker.
     pub worker: Digest,
+    /// SHA-256 of what asks the platform for evidence.
+    pub attester: Digest,
     /// SHA-256 of each library, by its path in the machine.
     pub libraries: BTreeMap<String, Digest>,
+    /// Name and SHA-256 of each module, in the order in which they are loaded.
+    pub modules: Vec<(String, Digest)>,
 }
 
 impl Manifest {
@@ -223,6 +245,20 @@ pub enum ImageError {
     /// What should be a kernel is none.
     #[error("the kernel is not one that a machine of this kind boots (bzImage)")]
     Kernel,
+    /// What should be a module of a kernel is none.
+    #[error("{} is no module of a kernel (.ko, or .ko.xz)", path.display())]
+    Module {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A module is not where it should be.
+    #[error("there is no module {name} in {}", folder.display())]
+    NoModule {
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// Its name.
+        name: String,
+    },
     /// A library that the programs need is nowhere on this host.
     #[error("library {name} is not where this host's loader looks for it")]
     Library {
@@ -254,6 +290,8 @@ impl ImageError {
             Self::Write { .. } => "image.write",
             Self::Read { .. } => "image.read",
             Self::Kernel => "image.kernel",
+            Self::Module { .. } => "image.module",
+            Self::NoModule { .. } => "image.no-module",
             Self::Library { .. } => "image.library",
             Self::Manifest { .. } => "image.manifest",
             Self::Changed { .. } => "image.changed",
@@ -295,7 +333,7 @@ mod tests {
     fn the_same_parts_make_the_same_bytes() {
         let [first, second] = [(), ()].map(|()| tempfile::tempdir().unwrap());
         let kernel = kernel();
-        let parts = Parts { kernel: &kernel, init: b"init", worker: b"worker", libraries: &[] };
+        let parts = parts(&kernel);
 
         let images = [&first, &second].map(|folder| parts.build(folder.path()).unwrap());
 
@@ -309,22 +347,21 @@ mod tests {
     #[test]
     fn every_part_is_in_the_digest() {
         let folder = tempfile::tempdir().unwrap();
-        let digest = |kernel: &[u8], init: &[u8], worker: &[u8]| {
-            let libraries = &[("lib/a/b".to_owned(), b"b".to_vec())];
-            Parts { kernel, init, worker, libraries }
-                .build(folder.path())
-                .unwrap()
-                .manifest()
-                .digest()
-        };
-        let (one, mut other) = (kernel(), kernel());
+        let digest = |parts: Parts<'_>| parts.build(folder.path()).unwrap().manifest().digest();
+        let (kernel, mut other) = (kernel(), kernel());
         other.push(1);
+        let modules = ["a", "b"].map(|name| Module { name: name.into(), bytes: b"m".to_vec() });
+        let swapped = [modules[1].clone(), modules[0].clone()];
 
         let digests = [
-            digest(&one, b"a", b"b"),
-            digest(&other, b"a", b"b"),
-            digest(&one, b"A", b"b"),
-            digest(&one, b"a", b"B"),
+            digest(parts(&kernel)),
+            digest(parts(&other)),
+            digest(Parts { init: b"I", ..parts(&kernel) }),
+            digest(Parts { worker: b"W", ..parts(&kernel) }),
+            digest(Parts { attester: b"A", ..parts(&kernel) }),
+            digest(Parts { libraries: &[("lib/a/b".into(), b"b".to_vec())], ..parts(&kernel) }),
+            digest(Parts { modules: &modules, ..parts(&kernel) }),
+            digest(Parts { modules: &swapped, ..parts(&kernel) }),
         ];
 
         let distinct: BTreeSet<_> = digests.iter().map(ToString::to_string).collect();
@@ -335,7 +372,7 @@ mod tests {
     fn an_image_with_one_other_byte_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let kernel = kernel();
-        let parts = Parts { kernel: &kernel, init: b"init", worker: b"worker", libraries: &[] };
+        let parts = parts(&kernel);
         let built = parts.build(folder.path()).unwrap();
         assert_eq!(Image::open(folder.path()).unwrap(), built);
 
@@ -357,10 +394,20 @@ mod tests {
     #[test]
     fn what_is_no_kernel_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let built =
-            Parts { kernel: b"MZ", init: b"i", worker: b"w", libraries: &[] }.build(folder.path());
+        let built = parts(b"MZ").build(folder.path());
 
         assert_eq!(built.unwrap_err().code(), "image.kernel");
+    }
+
+    fn parts(kernel: &[u8]) -> Parts<'_> {
+        Parts {
+            kernel,
+            init: b"init",
+            worker: b"worker",
+            attester: b"attester",
+            libraries: &[],
+            modules: &[],
+        }
     }
 
     fn kernel() -> Vec<u8> {

@@ -1,7 +1,8 @@
 //! What a worker's machine is made of, and how it is started.
 //!
 //! Start at [`Parts::build`], which makes an image, at [`Image::open`], which reads one, at
-//! [`arguments`], which says how QEMU starts it.
+//! [`arguments`], which says how QEMU starts it. [`KernelModules`] finds what evidence is given
+//! through.
 //!
 //! # What this crate promises
 //!
@@ -20,8 +21,11 @@
 mod command;
 mod cpio;
 mod image;
+mod modules;
 
 pub use command::{
     Accelerator, Enclave, MEMORY_BYTES, ParseAcceleratorError, ParseEnclaveError, Start, arguments,
 };
+pub use cpio::Archive;
 pub use image::{COMMAND_LINE, Image, ImageError, Manifest, Parts, libraries_of_host};
+pub use modules::{KernelModules, Module};

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256, Sha512};
 
-use crate::ids::{Digest, PublicKey};
+use crate::ids::{Digest, KeyOrigin, KeyUse, PublicKey, WorkloadId};
 use crate::limits::{
     EVIDENCE_AUXBLOB_BYTES_MAX, EVIDENCE_OUTBLOB_BYTES_MAX, EVIDENCE_PROVIDER_BYTES_MAX,
 };
@@ -91,7 +91,8 @@ impl Subject {
         }
     }
 
-    const fn release_key(&self) -> Option<&ReleaseKey> {
+    /// The key to encrypt to, where the purpose has one.
+    pub const fn release_key(&self) -> Option<&ReleaseKey> {
         match self {
             Self::KeyRelease { release_key, .. } => Some(release_key),
             Self::SigningIdentity { .. } | Self::Installation {} => None,
@@ -125,6 +126,37 @@ impl Binding {
     pub fn report_data(&self) -> [u8; REPORT_DATA_BYTES] {
         Sha512::digest(self.to_bytes()).into()
     }
+}
+
+/// How a worker was to be used: the text behind the configuration's digest.
+///
+/// A verifier compares digests. This type is for who writes the text, for reading it, and for the
+/// first program of a machine, which vouches for no other than the true one. The text is its JSON
+/// without white space, members in this order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeConfiguration {
+    /// The version of evanesce.
+    pub version: String,
+    /// The workload; none where evidence speaks for the installation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadId>,
+    /// Where the key came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<KeyOrigin>,
+    /// What the key is bound to sign.
+    #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
+    pub key_use: Option<KeyUse>,
+    /// What clients may have signed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
+    /// Signatures after which the key ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signatures_max: Option<u64>,
+    /// Milliseconds after which the key ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+    /// Guarantees that the operator gave up by name, sorted.
+    pub degraded: Vec<String>,
 }
 
 /// What a machine's firmware gave, as Linux hands it over.
@@ -274,6 +306,12 @@ pub enum CollectError {
     /// An order that is none.
     #[error("the launcher's order makes no sense to the attester")]
     Order,
+    /// The machine was asked to vouch for something that is not so.
+    #[error("the worker's machine does not vouch for {what}")]
+    Untrue {
+        /// What is not so.
+        what: String,
+    },
 }
 
 impl CollectError {
@@ -288,6 +326,7 @@ impl CollectError {
             Self::ReportData => "attest.report-data",
             Self::TooLong { .. } => "attest.too-long",
             Self::Order => "attest.order",
+            Self::Untrue { .. } => "attest.untrue",
         }
     }
 }

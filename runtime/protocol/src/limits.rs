@@ -80,6 +80,9 @@ pub const WORKLOAD_ID_BYTES_MAX: usize = 64;
 /// Signatures of one key where the operator names no smaller budget.
 pub const SIGNATURES_MAX_DEFAULT: u64 = 1_000_000;
 
+/// Bytes in the runtime configuration that evidence binds.
+pub const EVIDENCE_CONFIGURATION_BYTES_MAX: usize = 16 * 1024;
+
 /// Bytes in the name of a provider of evidence.
 pub const EVIDENCE_PROVIDER_BYTES_MAX: usize = 64;
 

@@ -4,7 +4,7 @@
 //! first program, which hands each packet on over the one port there is. What cannot travel over a
 //! port, descriptors, is made anew inside: a listening socket whose clients are carried over one
 //! by one, a journal whose entries are carried out, a watched directory in which the kill switch
-//! appears when it does outside.
+//! appears when it does outside. Evidence is collected inside as well, and bound there.
 //!
 //! A message is its length, four bytes with the least significant first, and as many bytes of
 //! postcard. None has room for a private key: a key is born inside of the machine or it is not
@@ -17,7 +17,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{SignerOrder, SignerReport};
-use crate::ids::Digest;
+use crate::evidence::{AttesterReport, EvidenceSource, Nonce, NotaryPoint, ReleaseKey};
+use crate::ids::{Digest, PublicKey};
 use crate::limits::MACHINE_FRAME_BYTES_MAX;
 
 /// The name of the port, as `/sys/class/virtio-ports/*/name` has it inside.
@@ -33,6 +34,8 @@ pub enum ToMachine {
     },
     /// An order to the worker. Its descriptors are made anew inside.
     Order(Box<SignerOrder>),
+    /// Have the platform vouch for the worker's key. One at a time.
+    Vouch(Box<Vouch>),
     /// The kill switch appeared.
     KillSwitch,
     /// A client connected. Its number is not that of another one that is connected.
@@ -54,6 +57,30 @@ pub enum ToMachine {
     },
 }
 
+/// What a machine is asked to vouch for.
+///
+/// It is bound as [`Binding`] says, by the machine's first program: what that knows itself (the
+/// worker, the signer) is not asked for, and what does not fit what it has seen of its worker is
+/// refused. So a launcher, and whoever controls it, cannot have evidence made of any other key.
+///
+/// [`Binding`]: crate::evidence::Binding
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vouch {
+    /// The worker's key, or the one that is to be released to it.
+    pub public_key: PublicKey,
+    /// For a release: the release key that the worker offered for it.
+    pub release_key: Option<ReleaseKey>,
+    /// What makes the evidence fresh.
+    pub nonce: Nonce,
+    /// The notary that stands beside the worker, outside of the machine.
+    pub notary: NotaryPoint,
+    /// The text of the runtime configuration
+    /// ([`crate::evidence::RuntimeConfiguration`]).
+    pub configuration: String,
+    /// What may give evidence.
+    pub source: EvidenceSource,
+}
+
 /// What the machine's first program says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromMachine {
@@ -66,6 +93,8 @@ pub enum FromMachine {
     },
     /// A report of the worker.
     Report(Box<SignerReport>),
+    /// What came of [`ToMachine::Vouch`].
+    Vouched(Box<AttesterReport>),
     /// The worker put this request into its journal. Sent before the answer that it belongs to.
     Requested {
         /// The request.

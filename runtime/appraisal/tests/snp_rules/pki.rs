@@ -9,6 +9,9 @@ use ring::signature::{
 use rsa::pkcs1::EncodeRsaPrivateKey as _;
 use x509_cert::der::pem::{LineEnding, encode_string};
 
+#[path = "../support/report_signature.rs"]
+mod report_signature;
+
 use super::der::{bits, extension, name, oid, tlv, utc};
 
 /// Whose RSA key signs something.
@@ -26,6 +29,7 @@ struct Keys {
     ask: RsaKeyPair,
     stranger: RsaKeyPair,
     vek: EcdsaKeyPair,
+    vek_pkcs8: Vec<u8>,
 }
 
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
@@ -35,9 +39,9 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     };
     let rng = SystemRandom::new();
     let algorithm = &ECDSA_P384_SHA384_FIXED_SIGNING;
-    let vek = EcdsaKeyPair::generate_pkcs8(algorithm, &rng).unwrap();
-    let vek = EcdsaKeyPair::from_pkcs8(algorithm, vek.as_ref(), &rng).unwrap();
-    Keys { ark: rsa(), ask: rsa(), stranger: rsa(), vek }
+    let vek_pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &rng).unwrap().as_ref().to_vec();
+    let vek = EcdsaKeyPair::from_pkcs8(algorithm, &vek_pkcs8, &rng).unwrap();
+    Keys { ark: rsa(), ask: rsa(), stranger: rsa(), vek, vek_pkcs8 }
 });
 
 impl Signer {
@@ -52,12 +56,12 @@ impl Signer {
 
 /// Signs a report's first 672 bytes, and puts the numbers where they belong.
 pub(crate) fn sign_report(report: &mut [u8]) {
-    let signature = KEYS.vek.sign(&SystemRandom::new(), &report[..0x2A0]).unwrap();
-    for (number, start) in signature.as_ref().chunks_exact(48).zip([0x2A0, 0x2A0 + 72]) {
-        for (byte, place) in number.iter().rev().zip(&mut report[start..]) {
-            *place = *byte;
-        }
-    }
+    report_signature::sign(report, &KEYS.vek);
+}
+
+/// The key that signs reports, PKCS#8, for a chip that is another process.
+pub(crate) fn vek_pkcs8() -> &'static [u8] {
+    &KEYS.vek_pkcs8
 }
 
 /// A certificate to be.

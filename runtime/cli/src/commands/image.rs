@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use evanesce_launcher::machine::build_image;
-use evanesce_launcher::machine::parts::Image;
+use evanesce_launcher::machine::parts::{Image, KernelModules, Module};
 use evanesce_protocol::Digest;
 use serde::Serialize;
 
@@ -28,13 +28,16 @@ enum ImageCommand {
 
 /// Make an image from a kernel and this program's own worker
 ///
-/// The same kernel and the same evanesce give the same bytes, wherever and whenever. The kernel needs
-/// its virtio console built in: Debian's cloud kernel has it from 6.12 on.
+/// The same kernel, modules, libraries and evanesce give the same bytes, wherever and whenever. The
+/// kernel needs its virtio console built in: Debian's cloud kernel has it from 6.12 on. Its drivers
+/// for evidence are modules there: name them with --modules for snp and tdx, or nothing vouches for
+/// the machine.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   evanesce image build --output machine
-  evanesce image build --kernel /boot/vmlinuz-6.12.117+deb12-cloud-amd64 --output machine
+  evanesce image build --kernel /boot/vmlinuz-6.12.117+deb12-cloud-amd64 \
+      --modules /lib/modules/6.12.117+deb12-cloud-amd64 --output machine
   evanesce run --enclave vm --enclave-image machine -- ./release.sh")]
 struct BuildArgs {
     /// Write the image to DIR
@@ -44,6 +47,14 @@ struct BuildArgs {
     /// Boot FILE (bzImage); otherwise the newest cloud kernel in /boot
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+
+    /// Take the modules that evidence needs from DIR, the kernel's own below /lib/modules
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
+
+    /// Have the machine load FILE (.ko or .ko.xz) as well; repeat it in the order to load
+    #[arg(long = "module", value_name = "FILE")]
+    further: Vec<PathBuf>,
 }
 
 /// Say what is in an image, and whether its files are what its list says
@@ -61,14 +72,21 @@ struct ShowArgs {
 /// Where a file is missing, cannot be written, or is not what it should be.
 pub fn run(args: &ImageArgs) -> Result<ImageReport, CommandError> {
     let (path, image) = match &args.command {
-        ImageCommand::Build(BuildArgs { output, kernel }) => {
+        ImageCommand::Build(BuildArgs { output, kernel, modules, further }) => {
             let kernel = match kernel {
                 Some(kernel) => kernel.clone(),
                 None => newest_kernel(Path::new(BOOT))?,
             };
             let bytes = fs::read(&kernel)
                 .map_err(|source| KernelError::Read { path: kernel.clone(), source })?;
-            (output, build_image(&bytes, output)?)
+            let mut loaded = match modules {
+                Some(folder) => KernelModules::list(folder)?.of_evidence()?,
+                None => Vec::new(),
+            };
+            for path in further {
+                loaded.push(Module::read(path)?);
+            }
+            (output, build_image(&bytes, &loaded, output)?)
         }
         ImageCommand::Show(ShowArgs { image }) => (image, Image::open(image)?),
     };
@@ -81,6 +99,8 @@ pub fn run(args: &ImageArgs) -> Result<ImageReport, CommandError> {
         command_line: manifest.command_line.clone(),
         init: manifest.init,
         worker: manifest.worker,
+        attester: manifest.attester,
+        modules: manifest.modules.iter().map(|(name, _)| name.clone()).collect(),
     })
 }
 
@@ -134,16 +154,25 @@ pub struct ImageReport {
     command_line: String,
     init: Digest,
     worker: Digest,
+    attester: Digest,
+    /// In the order in which they are loaded.
+    modules: Vec<String>,
 }
 
 impl Report for ImageReport {
     fn render(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "image    {} ({})", self.path.display(), self.image)?;
-        writeln!(out, "kernel   {}", self.kernel)?;
-        writeln!(out, "initrd   {}", self.initrd)?;
-        writeln!(out, "  init   {}", self.init)?;
-        writeln!(out, "  worker {}", self.worker)?;
-        writeln!(out, "command  {}", self.command_line)
+        let modules = match self.modules.is_empty() {
+            true => "none: nothing vouches for a machine of this image".to_owned(),
+            false => self.modules.join(" "),
+        };
+        writeln!(out, "image      {} ({})", self.path.display(), self.image)?;
+        writeln!(out, "kernel     {}", self.kernel)?;
+        writeln!(out, "initrd     {}", self.initrd)?;
+        writeln!(out, "  init     {}", self.init)?;
+        writeln!(out, "  worker   {}", self.worker)?;
+        writeln!(out, "  attester {}", self.attester)?;
+        writeln!(out, "  modules  {modules}")?;
+        writeln!(out, "command    {}", self.command_line)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::trust;
 pub struct KeyFromArgs {
     /// Have the key released by the holder at SOURCE: tls://HOST:PORT, unix:PATH, or a directory
     ///
-    /// Collects evidence of this machine for the holder, as --attest does. A directory has the
+    /// Collects evidence for the holder as --attest does, of this machine or the worker's own. A directory has the
     /// holder's challenge.json; the request is written beside it, and answer.json waited for.
     #[arg(long, value_name = "SOURCE", conflicts_with_all = ["key", "ephemeral"], requires = "holder")]
     key_from: Option<Source>,

@@ -54,7 +54,8 @@ pub struct KeyArgs {
 
     /// Have the machine vouch for the key; the evidence goes to the ledger, its digest to the receipt
     ///
-    /// Needs root inside a SEV-SNP or TDX machine, and refuses elsewhere.
+    /// Needs root inside a SEV-SNP or TDX machine, and refuses elsewhere. With --enclave it is the
+    /// worker's own machine that vouches.
     #[arg(long)]
     pub attest: bool,
 
@@ -129,12 +130,12 @@ pub struct MachineArgs {
     ///
     /// QEMU starts it from the image, and it ends with the key. `vm` keeps the worker apart from
     /// everything that runs on this host; `snp` and `tdx` also have its memory encrypted. The key is
-    /// born inside.
+    /// born inside, or released to it with --key-from.
     #[arg(
         long,
         value_name = "KIND",
         requires = "enclave_image",
-        conflicts_with_all = ["key", "attest", "load_credential", "load_credential_encrypted"]
+        conflicts_with_all = ["key", "load_credential", "load_credential_encrypted"]
     )]
     pub enclave: Option<Enclave>,
 

@@ -19,7 +19,7 @@ use evanesce_protocol::control::{
     Load, LoadSource, Refused, Serve, SignerOrder, SignerReport, Strength,
 };
 use evanesce_protocol::limits::{AGENT_CONNECTIONS_MAX, MACHINE_DATA_BYTES_MAX};
-use evanesce_protocol::machine::{FrameReader, FromMachine, ToMachine, frame};
+use evanesce_protocol::machine::{FrameReader, FromMachine, ToMachine, Vouch, frame};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use rustix::io::Errno;
@@ -31,17 +31,24 @@ use rustix::time::{
 
 use super::Seen;
 
-/// Starts the thread. It ends with the port or the channel.
-pub(super) fn begin(
-    port: UnixStream,
-    channel: Channel,
-    strength: Strength,
-    seen: Seen,
-) -> io::Result<()> {
+/// What the thread is between.
+pub(super) struct Ends {
+    /// The machine's port.
+    pub(super) port: UnixStream,
+    /// The worker's end of the launcher's channel.
+    pub(super) worker: Channel,
+    /// The attester's end of the channel that asks for evidence.
+    pub(super) attester: Channel,
+}
+
+/// Starts the thread. It ends with the port or the worker's channel.
+pub(super) fn begin(ends: Ends, strength: Strength, seen: Seen) -> io::Result<()> {
+    let Ends { port, worker: channel, attester } = ends;
     port.set_nonblocking(true)?;
     let mut relay = Relay {
         port,
         channel,
+        attester: Some(attester),
         seen,
         frames: FrameReader::default(),
         out: frame(&ToMachine::Start { strength: strength.argument().to_owned() }),
@@ -70,6 +77,8 @@ struct Relay {
     port: UnixStream,
     /// The worker's end of the launcher's channel.
     channel: Channel,
+    /// `None` once nobody can ask any more.
+    attester: Option<Channel>,
     seen: Seen,
     frames: FrameReader,
     /// What the port has not taken yet.
@@ -112,6 +121,9 @@ impl Relay {
         if ready.channel {
             self.hear_launcher()?;
         }
+        if ready.attester {
+            self.hear_asker();
+        }
         if ready.switch && self.kill_switch_is_set() {
             self.service.iter_mut().for_each(|service| service.switch = None);
             self.say(&ToMachine::KillSwitch);
@@ -138,6 +150,11 @@ impl Relay {
             watched.push(PollFd::new(&client.socket, flags));
         }
         let clients_end = watched.len();
+        let attester = self.attester.as_ref().map(|channel| {
+            watched.push(PollFd::new(channel, PollFlags::IN));
+            watched.len() - 1
+        });
+        let service_start = watched.len();
         let (mut listener, mut switch) = (None, None);
         if let Some(service) = &self.service {
             watched.push(PollFd::new(&service.timer, PollFlags::IN));
@@ -171,7 +188,8 @@ impl Relay {
                 .filter(|(_, watched)| !watched.revents().is_empty())
                 .map(|(client, _)| *client)
                 .collect(),
-            time_is_over: self.service.is_some() && is_ready(clients_end),
+            attester: attester.is_some_and(is_ready),
+            time_is_over: self.service.is_some() && is_ready(service_start),
             listener: listener.is_some_and(is_ready),
             switch: switch.is_some_and(is_ready),
         })
@@ -194,14 +212,16 @@ impl Relay {
                 let terms = terms.clone();
                 self.service = Some(Service { terms, listener, journal, switch, timer });
             }
-            SignerOrder::Load(Load { source: LoadSource::BornInside, seal: None, .. })
+            SignerOrder::Load(Load {
+                source: LoadSource::BornInside | LoadSource::Released { .. },
+                seal: None,
+                ..
+            })
+            | SignerOrder::OfferRelease(_)
             | SignerOrder::Endorse(_)
             | SignerOrder::Wipe => {}
             // What a key file, a secret or a sealed key has to do with stays outside of machines.
-            SignerOrder::Load(_)
-            | SignerOrder::Inspect
-            | SignerOrder::Secret(_)
-            | SignerOrder::OfferRelease(_) => {
+            SignerOrder::Load(_) | SignerOrder::Inspect | SignerOrder::Secret(_) => {
                 let refused = Refused::Order { order: "not for a machine".to_owned() };
                 self.channel.send(&SignerReport::Refused(refused), &[])?;
                 return Ok(());
@@ -212,6 +232,15 @@ impl Relay {
         }
         self.say(&ToMachine::Order(Box::new(received.message)));
         Ok(())
+    }
+
+    /// Hands on what the machine is to vouch for.
+    fn hear_asker(&mut self) {
+        let Some(channel) = &mut self.attester else { return };
+        match channel.receive::<Vouch>() {
+            Ok(received) => self.say(&ToMachine::Vouch(Box::new(received.message))),
+            Err(_) => self.attester = None,
+        }
     }
 
     /// Does what the machine says.
@@ -230,6 +259,12 @@ impl Relay {
                     *seen = Some((status, limits));
                 }
                 FromMachine::Report(report) => self.channel.send(&*report, &[])?,
+                FromMachine::Vouched(report) => {
+                    if let Some(channel) = &self.attester {
+                        // Whoever asked may have given up.
+                        channel.send(&*report, &[]).ok();
+                    }
+                }
                 FromMachine::Requested { request } => self.record(&request)?,
                 FromMachine::Taken { client } => {
                     self.clients.entry(client).and_modify(|client| client.is_sent = false);
@@ -370,6 +405,7 @@ struct Ready {
     port_out: bool,
     channel: bool,
     clients: Vec<u32>,
+    attester: bool,
     time_is_over: bool,
     listener: bool,
     switch: bool,
