@@ -65,12 +65,12 @@ fn attested_file(here: &Installation, machine: &Machine) -> PathBuf {
 }
 
 /// A policy for replaced roots, and for a revocation list that was made once and for all.
-fn of_test(strict: &str) -> String {
+pub(crate) fn of_test(strict: &str) -> String {
     let policy = strict.replace("\"production\"", "\"development\"");
     policy.replace("age_hours_max = 720", "age_hours_max = 1000000")
 }
 
-const ROOTS: [&str; 2] = ["--unsafe-trust-root", "roots.pem"];
+pub(crate) const ROOTS: [&str; 2] = ["--unsafe-trust-root", "roots.pem"];
 
 fn verify(here: &Installation, args: &[&str]) -> (i32, Value) {
     let line = ["verify", "artifact", "--json"];

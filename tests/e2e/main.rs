@@ -13,6 +13,7 @@ mod degraded;
 mod disk;
 mod ends;
 mod hostile;
+mod image;
 mod many;
 mod newcomer;
 mod release;

@@ -11,6 +11,7 @@
 //! | what the policy does not list is refused | [`Policy`] has no default that accepts; `"any"` is spelled out | `tests/policy.rs` |
 //! | each rule can refuse, and says what was expected and found | one fault a case, signed by a PKI made for the test | `tests/snp_rules`, `tests/vectors.rs` |
 //! | [`Trusted`] exists only where every rule held | private fields; [`Appraisal::into_trusted`] | the types |
+//! | a policy for an image accepts that image alone | [`policy_for_image`] lists what was calculated, and what starts it so | `tests/snp_rules` |
 //! | no bytes make it panic, and sizes are bounded | limits before each parser | `tests/any_bytes.rs` |
 //!
 //! # What it does not promise
@@ -29,6 +30,7 @@
 mod appraisal;
 mod bound;
 mod endorsement;
+mod image;
 mod policy;
 mod roots;
 pub mod rules;
@@ -42,6 +44,7 @@ use time::OffsetDateTime;
 
 pub use appraisal::{Appraisal, Check, Outcome, Tee, Trusted};
 pub use endorsement::{EndorsementRequest, PckCa, TcbParts, WantedError, wanted};
+pub use image::{SnpImage, SnpPlatforms, policy_for_image};
 pub use policy::{POLICY_BYTES_MAX, Policy, PolicyError};
 pub use roots::Roots;
 pub use snp::{Product, SnpEndorsements, SnpPolicyError, UnknownProduct};
@@ -230,6 +233,12 @@ pub enum PolicyFromEvidenceError {
     /// A certificate or collateral is needed to know which machine it is.
     #[error("the certificate or collateral of the evidence is missing")]
     NoEndorsement,
+    /// An image's measurement is one of SEV-SNP, and the evidence is of another kind of machine.
+    #[error("the evidence is of {found}, and the policy is to be for SEV-SNP machines")]
+    NotSnp {
+        /// What it is of.
+        found: Tee,
+    },
     /// The SEV-SNP report or its certificate cannot be read.
     #[error(transparent)]
     Snp(#[from] SnpPolicyError),
@@ -247,6 +256,7 @@ impl PolicyFromEvidenceError {
         match self {
             Self::Software => "appraisal.policy-from-software",
             Self::NoEndorsement => "appraisal.policy-no-endorsement",
+            Self::NotSnp { .. } => "appraisal.policy-not-snp",
             Self::Snp(_) => "appraisal.policy-from-report",
             Self::Tdx(_) => "appraisal.policy-from-quote",
             Self::Policy(error) => error.code(),

@@ -111,6 +111,10 @@ impl Policy {
                 "every SEV-SNP chip is accepted, also one that an attacker holds in his hands: list yours in snp.chip_ids where you can",
             );
             warn(
+                snp.tcb_min.values().any(TcbMin::is_lowest),
+                "SEV-SNP firmware of any age is accepted, known flaws included: raise snp.tcb_min and snp.launch_tcb_min to what AMD's newest bulletins ask for",
+            );
+            warn(
                 !snp.crl.required,
                 "revoked SEV-SNP keys can be accepted: set snp.crl.required = true",
             );
@@ -425,6 +429,14 @@ pub(crate) struct TcbMin {
     pub(crate) microcode: u8,
 }
 
+impl TcbMin {
+    /// Whether it asks for nothing.
+    fn is_lowest(&self) -> bool {
+        let Self { fmc, bootloader, tee, snp, microcode } = *self;
+        [fmc.unwrap_or_default(), bootloader, tee, snp, microcode] == [0; 5]
+    }
+}
+
 /// Whose key signed the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -539,6 +551,9 @@ impl SnpPolicy {
                 "SEV-SNP: any chip, so also one whose owner can open it and read its keys."
                     .to_owned(),
             );
+        }
+        for (product, _) in self.tcb_min.iter().filter(|(_, minimum)| minimum.is_lowest()) {
+            sentences.push(format!("SEV-SNP: {product} with firmware of any age."));
         }
         if !self.crl.required {
             sentences.push("SEV-SNP: revocation is NOT required to be checked.".to_owned());

@@ -76,6 +76,11 @@ pub const ADVICE: &[Advice] = &[
         Fault::Refusal,
         "take it out of the list, or set profile = \"development\"",
     ),
+    Advice::new(
+        "appraisal.policy-not-snp",
+        Fault::Misuse,
+        "start from evidence of a SEV-SNP machine, or from the image alone",
+    ),
     Advice::new("appraisal.policy-not-text", Fault::Misuse, "name a policy in TOML"),
     Advice::new(
         "appraisal.policy-parse",
@@ -431,6 +436,16 @@ pub const ADVICE: &[Advice] = &[
         "export.write",
         Fault::Environment,
         "see that the disk is not full, and that nobody stopped reading; for a ledger that was being written, try again",
+    ),
+    Advice::new(
+        "firmware.read",
+        Fault::Misuse,
+        "name the firmware that `run --enclave-firmware` takes, and see that it can be read",
+    ),
+    Advice::new(
+        "firmware.unfit",
+        Fault::Misuse,
+        "name an OVMF built from OvmfPkg/AmdSev: others have no place for the hashes of kernel, archive and command line",
     ),
     Advice::new(
         "grant.missing",
@@ -789,6 +804,37 @@ pub const ADVICE: &[Advice] = &[
     ),
     Advice::new("man.directory", Fault::Environment, "name a directory that you can write"),
     Advice::new("man.render", Fault::Internal, "report this as a defect"),
+    Advice::new("measure.calculate", Fault::Internal, "report this as a defect"),
+    Advice::new(
+        "measure.command-line",
+        Fault::Misuse,
+        "build the image with `evanesce image build`, whose command line has no white space around it",
+    ),
+    Advice::new(
+        "measure.memory",
+        Fault::Environment,
+        "see that there is memory for a copy of the image, and that memfd_create(2) is allowed",
+    ),
+    Advice::new(
+        "measure.no-firmware",
+        Fault::Misuse,
+        "name the firmware that the image is started with: --enclave-firmware",
+    ),
+    Advice::new(
+        "measure.other-worker",
+        Fault::Refusal,
+        "use the evanesce that built the image, or build the image again: each knows the signer of its own worker alone",
+    ),
+    Advice::new(
+        "measure.tdx",
+        Fault::Refusal,
+        "start the image on a TDX machine of your own, take a quote in it, and start from that: --from-tdx-quote",
+    ),
+    Advice::new(
+        "measure.vm",
+        Fault::Refusal,
+        "name the kind of machine whose memory is encrypted: --enclave snp",
+    ),
     Advice::new(
         "notary-key.not-one",
         Fault::Misuse,

@@ -133,7 +133,8 @@ pub fn arguments(start: &Start<'_>) -> Vec<OsString> {
         Enclave::Vm => line.add("-machine", format!("q35,{memory}")),
         Enclave::Snp => {
             line.add("-machine", format!("q35,confidential-guest-support=sev0,{memory}"));
-            line.add("-object", format!("sev-snp-guest,id=sev0,{SNP},kernel-hashes=on"));
+            let snp = format!("{SNP},policy={SNP_GUEST_POLICY:#x},kernel-hashes=on");
+            line.add("-object", format!("sev-snp-guest,id=sev0,{snp}"));
         }
         Enclave::Tdx => {
             let split = "kernel-irqchip=split,confidential-guest-support=tdx0";
@@ -202,12 +203,14 @@ const MEMORY_MIB: u64 = 256;
 /// Where Debian, Fedora and their like have the firmware of machines without encryption.
 const FIRMWARE_FOLDERS: &[&str] = &["/usr/share/qemu", "/usr/share/seabios"];
 
-/// The C bit and the physical address bits that it costs, of every EPYC with SEV-SNP; and the
-/// policy: bit 17 has to be set, simultaneous multithreading is allowed (16), debugging (19) and
-/// migration (18) are not.
-const SNP: &str = "cbitpos=51,reduced-phys-bits=1,policy=0x30000";
+/// The policy of a SEV-SNP machine, as its reports have it: bit 17 has to be set, simultaneous
+/// multithreading is allowed (16), debugging (19) and migration (18) are not.
+pub const SNP_GUEST_POLICY: u64 = 0x3_0000;
 
-const SNP_CPU: &str = "EPYC-v4";
+/// The C bit and the physical address bits that it costs, of every EPYC with SEV-SNP.
+const SNP: &str = "cbitpos=51,reduced-phys-bits=1";
+
+pub(crate) const SNP_CPU: &str = "EPYC-v4";
 
 #[cfg(test)]
 mod tests {

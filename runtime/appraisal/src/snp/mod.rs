@@ -17,6 +17,7 @@ use report::{Firmware, Report, Tcb};
 
 use crate::appraisal::{Checks, Claims, Tee, rfc3339};
 use crate::endorsement::{EndorsementRequest, TcbParts, WantedError};
+use crate::image::SnpImage;
 use crate::policy::{
     Allowed, Any, CrlPolicy, GuestGuard, GuestRisk, Hex, PlatformGuard, PlatformRisk, SigningKey,
     SnpPolicy, TcbMin, one_of,
@@ -162,15 +163,8 @@ pub(crate) fn policy_of(bytes: &[u8], vek: &[u8]) -> Result<SnpPolicy, SnpPolicy
             let [minor, major, ..] = report.policy().to_le_bytes();
             [major, minor]
         },
-        // Debug and migration are left out: the policy then says no to such a guest.
-        guest_policy_allowed: [(GuestRisk::Smt, 16), (GuestRisk::Cxl, 21)]
-            .into_iter()
-            .filter_map(|(risk, bit)| set(report.policy(), bit).then_some(risk))
-            .collect(),
-        guest_policy_required: GUEST_GUARDS
-            .iter()
-            .filter_map(|(guard, bit, _)| set(report.policy(), *bit).then_some(*guard))
-            .collect(),
+        guest_policy_allowed: guest_risks(report.policy()),
+        guest_policy_required: guest_guards(report.policy()),
         platform_allowed: PLATFORM_RISKS
             .iter()
             .filter_map(|(risk, bit, _)| set(report.platform_info(), *bit).then_some(*risk))
@@ -183,10 +177,89 @@ pub(crate) fn policy_of(bytes: &[u8], vek: &[u8]) -> Result<SnpPolicy, SnpPolicy
             || report.committed_firmware() != report.current_firmware(),
         firmware_min: [major, minor, build],
         mitigations: launch & current & i64::MAX.unsigned_abs(), // what a TOML integer holds
-        crl: CrlPolicy { required: true, age_hours_max: 30 * 24 },
+        crl: CrlPolicy { required: true, age_hours_max: CRL_AGE_HOURS_MAX },
         tcb_min: tcb_min(report.reported_tcb())?,
         launch_tcb_min: tcb_min(report.launch_tcb())?,
     })
+}
+
+/// A policy that accepts `image` on chips of these product lines, whatever firmware they run: nothing
+/// is known of them.
+pub(crate) fn policy_of_image(image: &SnpImage, products: &[Product]) -> SnpPolicy {
+    let lowest = |product: &Product| {
+        let fmc = (*product == Product::Turin).then_some(0);
+        (*product, TcbMin { fmc, bootloader: 0, tee: 0, snp: 0, microcode: 0 })
+    };
+    let lowest: BTreeMap<_, _> = products.iter().map(lowest).collect();
+    let policy = SnpPolicy {
+        products: lowest.keys().copied().collect(),
+        // Version 2 does not say on which processor it was made.
+        report_versions: vec![3, 4, 5],
+        signing_keys: vec![SigningKey::Vcek],
+        csp_ids: Vec::new(),
+        chip_ids: Allowed::Any(Any::Any),
+        measurements: Allowed::OneOf(Vec::new()),
+        guest_svn_min: 0,
+        family_ids: Allowed::OneOf(Vec::new()),
+        image_ids: Allowed::OneOf(Vec::new()),
+        host_data: Allowed::OneOf(Vec::new()),
+        id_key_digests: Allowed::OneOf(Vec::new()),
+        author_key_digests: Allowed::OneOf(Vec::new()),
+        vmpls: Vec::new(),
+        guest_policy_abi_min: [0, 0],
+        guest_policy_allowed: Vec::new(),
+        guest_policy_required: Vec::new(),
+        // A guest that may run beside another thread runs on platforms that have them.
+        platform_allowed: match image.guest_policy >> 16 & 1 {
+            0 => Vec::new(),
+            _ => vec![PlatformRisk::Smt],
+        },
+        platform_required: vec![PlatformGuard::Ecc, PlatformGuard::AliasCheck],
+        provisional_firmware_allowed: false,
+        firmware_min: [0, 0, 0],
+        mitigations: 0,
+        crl: CrlPolicy { required: true, age_hours_max: CRL_AGE_HOURS_MAX },
+        tcb_min: lowest.clone(),
+        launch_tcb_min: lowest,
+    };
+    with_image(policy, image)
+}
+
+/// The same platforms, and of guests `image` alone, started without an ID block and without host
+/// data: their fields are zero then.
+pub(crate) fn with_image(platforms: SnpPolicy, image: &SnpImage) -> SnpPolicy {
+    let [minor, major, ..] = image.guest_policy.to_le_bytes();
+    SnpPolicy {
+        measurements: Allowed::one(Hex(image.measurement)),
+        guest_svn_min: 0,
+        family_ids: Allowed::one(Hex([0; 16])),
+        image_ids: Allowed::one(Hex([0; 16])),
+        host_data: Allowed::one(Hex([0; 32])),
+        id_key_digests: Allowed::one(Hex([0; 48])),
+        author_key_digests: Allowed::one(Hex([0; 48])),
+        vmpls: vec![0],
+        guest_policy_abi_min: [major, minor],
+        guest_policy_allowed: guest_risks(image.guest_policy),
+        guest_policy_required: guest_guards(image.guest_policy),
+        ..platforms
+    }
+}
+
+/// The bits of a guest's policy that open something. Debug and migration are left out: the policy
+/// then says no to such a guest.
+fn guest_risks(policy: u64) -> Vec<GuestRisk> {
+    [(GuestRisk::Smt, 16), (GuestRisk::Cxl, 21)]
+        .into_iter()
+        .filter_map(|(risk, bit)| (policy >> bit & 1 == 1).then_some(risk))
+        .collect()
+}
+
+/// The bits of a guest's policy that close something.
+fn guest_guards(policy: u64) -> Vec<GuestGuard> {
+    GUEST_GUARDS
+        .iter()
+        .filter_map(|(guard, bit, _)| (policy >> bit & 1 == 1).then_some(*guard))
+        .collect()
 }
 
 /// What a report has to be checked by.
@@ -636,6 +709,9 @@ fn tcb(
         }
     }
 }
+
+/// A revocation list of AMD's is made anew before that.
+const CRL_AGE_HOURS_MAX: u32 = 30 * 24;
 
 const GUEST_RISKS: [(GuestRisk, u32, Rule); 4] = [
     (GuestRisk::Smt, 16, rules::SNP_POLICY_SMT),

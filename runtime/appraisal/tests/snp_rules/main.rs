@@ -3,6 +3,7 @@
 
 #[path = "../support/der.rs"]
 mod der;
+mod image;
 #[expect(dead_code, reason = "each test binary uses its part")]
 mod pki;
 mod setup;

@@ -54,6 +54,15 @@ impl Machine {
 
     /// A report over `report_data`, as the firmware of this machine signs it.
     pub(crate) fn report(&self, report_data: &[u8; 64]) -> Vec<u8> {
+        self.report_with(report_data, |_| {})
+    }
+
+    /// The same of a guest that something is different of.
+    pub(crate) fn report_with(
+        &self,
+        report_data: &[u8; 64],
+        change: impl FnOnce(&mut [u8]),
+    ) -> Vec<u8> {
         let mut report = vec![0; 1184];
         for (offset, value) in [(0x00, 3), (0x34, 1), (0x40, 0x3E)] {
             report[offset] = value;
@@ -69,6 +78,7 @@ impl Machine {
         for firmware in [0x1E8, 0x1EC] {
             report[firmware..][..3].copy_from_slice(&[40, 55, 1]);
         }
+        change(&mut report);
         sign_report(&mut report);
         report
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use evanesce_launcher::machine::build_image;
-use evanesce_launcher::machine::parts::{Image, KernelModules, Module};
+use evanesce_launcher::machine::parts::{Firmware, Image, KernelModules, Module, SnpMeasurement};
 use evanesce_protocol::Digest;
 use serde::Serialize;
 
@@ -58,11 +58,23 @@ struct BuildArgs {
 }
 
 /// Say what is in an image, and whether its files are what its list says
+///
+/// With a firmware, also what a processor with SEV-SNP measures of a machine that `run --enclave snp`
+/// starts with both. What a TDX machine measures cannot be calculated; one of kind vm measures
+/// nothing.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  evanesce image show machine
+  evanesce image show machine --enclave-firmware OVMF.amdsev.fd --json")]
 struct ShowArgs {
     /// The image
     #[arg(value_name = "DIR")]
     image: PathBuf,
+
+    /// Calculate the launch measurement with the firmware FILE, as `run --enclave-firmware` takes it
+    #[arg(long, visible_alias = "firmware", value_name = "FILE")]
+    enclave_firmware: Option<PathBuf>,
 }
 
 /// Makes an image, or reads one.
@@ -71,7 +83,7 @@ struct ShowArgs {
 ///
 /// Where a file is missing, cannot be written, or is not what it should be.
 pub fn run(args: &ImageArgs) -> Result<ImageReport, CommandError> {
-    let (path, image) = match &args.command {
+    let (path, image, firmware) = match &args.command {
         ImageCommand::Build(BuildArgs { output, kernel, modules, further }) => {
             let kernel = match kernel {
                 Some(kernel) => kernel.clone(),
@@ -86,10 +98,16 @@ pub fn run(args: &ImageArgs) -> Result<ImageReport, CommandError> {
             for path in further {
                 loaded.push(Module::read(path)?);
             }
-            (output, build_image(&bytes, &loaded, output)?)
+            (output, build_image(&bytes, &loaded, output)?, None)
         }
-        ImageCommand::Show(ShowArgs { image }) => (image, Image::open(image)?),
+        ImageCommand::Show(ShowArgs { image, enclave_firmware }) => {
+            (image, Image::open(image)?, enclave_firmware.as_deref())
+        }
     };
+    let measure = |path| -> Result<_, CommandError> {
+        Ok(SnpMeasurement::of(&image, &Firmware::read(path)?)?)
+    };
+    let snp_measurement = firmware.map(measure).transpose()?;
     let manifest = image.manifest();
     Ok(ImageReport {
         path: path.clone(),
@@ -101,6 +119,7 @@ pub fn run(args: &ImageArgs) -> Result<ImageReport, CommandError> {
         worker: manifest.worker,
         attester: manifest.attester,
         modules: manifest.modules.iter().map(|(name, _)| name.clone()).collect(),
+        snp_measurement,
     })
 }
 
@@ -157,6 +176,9 @@ pub struct ImageReport {
     attester: Digest,
     /// In the order in which they are loaded.
     modules: Vec<String>,
+    /// Of a SEV-SNP machine with the firmware that was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snp_measurement: Option<SnpMeasurement>,
 }
 
 impl Report for ImageReport {
@@ -172,7 +194,8 @@ impl Report for ImageReport {
         writeln!(out, "  worker   {}", self.worker)?;
         writeln!(out, "  attester {}", self.attester)?;
         writeln!(out, "  modules  {modules}")?;
-        writeln!(out, "command    {}", self.command_line)
+        writeln!(out, "command    {}", self.command_line)?;
+        self.snp_measurement.iter().try_for_each(|found| writeln!(out, "sev-snp    {found}"))
     }
 }
 

@@ -5,6 +5,7 @@ mod collateral;
 pub(crate) mod collect;
 pub(crate) mod input;
 mod policy;
+mod reference;
 
 use std::io::{self, Write};
 
@@ -25,6 +26,7 @@ Examples:
   evanesce attest collect --nonce $NONCE --out evidence.json
   evanesce attest collateral fetch --evidence evidence.json
   evanesce attest policy init --from-evidence evidence.json --output policy.toml
+  evanesce attest policy init --for-image machine --enclave-firmware OVMF.amdsev.fd > policy.toml
   evanesce attest policy check policy.toml
   evanesce attest appraise --evidence evidence.json --policy policy.toml")]
 pub struct AttestArgs {
@@ -42,7 +44,7 @@ impl AttestArgs {
 #[derive(Debug, Subcommand)]
 enum AttestCommand {
     Collect(collect::CollectArgs),
-    Appraise(appraise::AppraiseArgs),
+    Appraise(Box<appraise::AppraiseArgs>),
     Policy(policy::PolicyArgs),
     Collateral(collateral::CollateralArgs),
 }
