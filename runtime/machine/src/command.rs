@@ -151,7 +151,7 @@ pub fn arguments(start: &Start<'_>) -> Vec<OsString> {
             (Enclave::Vm | Enclave::Tdx, Accelerator::Tcg) => "max",
         },
     );
-    line.add("-smp", "1");
+    line.add("-smp", PROCESSORS.to_string());
     line.add("-m", format!("{MEMORY_MIB}M"));
     // Standard input is the memory: who started the machine keeps it, and overwrites it at the end.
     let backend = format!("size={MEMORY_MIB}M,mem-path=/proc/self/fd/0,share=on");
@@ -199,6 +199,9 @@ pub const MEMORY_BYTES: u64 = MEMORY_MIB << 20;
 
 /// A kernel, 30 MiB of programs in two copies while they are unpacked, and the worker at work.
 const MEMORY_MIB: u64 = 256;
+
+/// A worker has one thread. Each processor is measured.
+pub(crate) const PROCESSORS: u32 = 1;
 
 /// Where Debian, Fedora and their like have the firmware of machines without encryption.
 const FIRMWARE_FOLDERS: &[&str] = &["/usr/share/qemu", "/usr/share/seabios"];

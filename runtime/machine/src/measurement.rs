@@ -17,6 +17,7 @@ use sev::measurement::snp::{SnpMeasurementArgs, snp_calc_launch_digest};
 use sev::measurement::vcpu_types::CpuType;
 use sev::measurement::vmsa::{GuestFeatures, VMMType};
 
+use crate::command::PROCESSORS;
 use crate::firmware::Firmware;
 use crate::image::{Image, ImageError};
 
@@ -46,7 +47,7 @@ impl SnpMeasurement {
         let initrd = Copy::of_listed(&image.initrd(), manifest.initrd)?;
         let firmware = Copy::of(firmware.as_bytes())?;
         let digest = snp_calc_launch_digest(SnpMeasurementArgs {
-            vcpus: 1,
+            vcpus: PROCESSORS,
             vcpu_type: SNP_CPU,
             ovmf_file: firmware.path(),
             guest_features: GuestFeatures(SNP_ACTIVE),
