@@ -42,7 +42,7 @@ fn what_vouches_for_a_key_is_inside_and_the_signature_is_trusted_by_its_word() {
     assert_eq!(receipt["placement"]["machine"]["image"], here.digest, "{receipt:#}");
 
     // and somebody who trusts the chip, and nothing else, trusts the signature.
-    let policy = policy(&here.installation, &chip, &evidence);
+    let policy = policy(&here.installation, &chip, &evidence, "signing-identity");
     here.installation.file("policy.toml", policy);
     let kept = here.installation.state_dir().join("collateral/snp/Genoa");
     fs::create_dir_all(&kept).unwrap();
@@ -67,8 +67,8 @@ fn a_key_is_released_into_a_machine_and_goes_with_it() {
     let canary = Canary::random().unwrap();
     holder.file("key.pem", canary.to_pkcs8_pem());
     holder.run(&["notary", "init"]).expect_status(0);
-    let policy = policy(&holder, &chip, &evidence(asker));
-    holder.file("policy.toml", policy.replace("signing-identity", "key-release"));
+    let policy = policy(&holder, &chip, &evidence(asker), "key-release");
+    holder.file("policy.toml", policy);
     let kept = holder.state_dir().join("collateral/snp/Genoa");
     fs::create_dir_all(&kept).unwrap();
     fs::write(kept.join("crl.der"), &chip.crl).unwrap();
@@ -156,11 +156,12 @@ impl Here {
     }
 }
 
-/// A policy of `here` that accepts what `evidence` says of a chip's machine.
-fn policy(here: &Installation, chip: &Chip, evidence: &Value) -> String {
+/// A policy of `here` that accepts what `evidence` says of a chip's machine, for this purpose.
+fn policy(here: &Installation, chip: &Chip, evidence: &Value, purpose: &str) -> String {
     here.file("roots.pem", &chip.roots);
     here.file("evidence.json", evidence.to_string());
     let init = ["attest", "policy", "init", "--from-evidence", "evidence.json"];
+    let init = [&init[..], &["--purpose", purpose]].concat();
     let init = here.evanesce(init.iter().chain(&ROOTS)).output().expect_status(0);
     // Replaced roots are for development alone, and the list of revocations was made for good.
     let policy = init.stdout.replace("\"production\"", "\"development\"");

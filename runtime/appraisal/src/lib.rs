@@ -45,7 +45,7 @@ use time::OffsetDateTime;
 pub use appraisal::{Appraisal, Check, Outcome, Tee, Trusted};
 pub use endorsement::{EndorsementRequest, PckCa, TcbParts, WantedError, wanted};
 pub use image::{SnpImage, SnpPlatforms, policy_for_image};
-pub use policy::{POLICY_BYTES_MAX, Policy, PolicyError};
+pub use policy::{POLICY_BYTES_MAX, ParsePurposeError, Policy, PolicyError, Purpose};
 pub use roots::Roots;
 pub use snp::{Product, SnpEndorsements, SnpPolicyError, UnknownProduct};
 pub use tdx::TdxPolicyError;

@@ -55,6 +55,15 @@ impl Policy {
         toml::to_string(self).expect("a policy has only tables, texts, numbers and lists")
     }
 
+    /// The same for evidence of these purposes alone, where the policy asks what evidence binds.
+    #[must_use]
+    pub fn for_purposes(mut self, purposes: &[Purpose]) -> Self {
+        if let Some(evanesce) = &mut self.evanesce {
+            evanesce.purposes = purposes.to_vec();
+        }
+        self
+    }
+
     /// What the policy asks and what it leaves open, a sentence each.
     pub fn explain(&self) -> Vec<String> {
         let mut sentences = vec![match self.profile {
@@ -316,9 +325,12 @@ pub(crate) struct EvanescePolicy {
 /// What evidence is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Purpose {
+pub enum Purpose {
+    /// Somebody is to release a key.
     KeyRelease,
+    /// A key lives in a signer.
     SigningIdentity,
+    /// It speaks for no workload's key.
     Installation,
 }
 
@@ -341,6 +353,21 @@ impl fmt::Display for Purpose {
         })
     }
 }
+
+impl FromStr for Purpose {
+    type Err = ParsePurposeError;
+
+    /// Reads exactly what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::KeyRelease, Self::SigningIdentity, Self::Installation];
+        all.into_iter().find(|known| known.to_string() == text).ok_or(ParsePurposeError)
+    }
+}
+
+/// A text that names no purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there are `key-release`, `signing-identity` and `installation`")]
+pub struct ParsePurposeError;
 
 impl EvanescePolicy {
     fn review(&self, profile: Profile) -> Result<(), PolicyError> {

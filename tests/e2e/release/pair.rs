@@ -103,12 +103,14 @@ impl Pair {
         asker.run(&["sign", "--attest", "--tsm-root", self.tsm(), "first"]).expect_status(0);
         let evidence = fs::read(asker.work_dir().join("first.evidence.json")).unwrap();
         holder.file("evidence.json", evidence);
-        let init = ["attest", "policy", "init", "--from-evidence", "evidence.json"];
-        let init = holder.evanesce(init.iter().chain(&ROOTS)).output().expect_status(0);
-        let policy = init.stdout.replace("\"production\"", "\"development\"");
-        let policy = policy.replace("age_hours_max = 720", "age_hours_max = 1000000");
-        holder.file("signers.toml", &policy);
-        holder.file("policy.toml", policy.replace("signing-identity", "key-release"));
+        for (name, purpose) in [("signers", "signing-identity"), ("policy", "key-release")] {
+            let from = ["--from-evidence", "evidence.json", "--purpose", purpose];
+            let init = [&["attest", "policy", "init"], &from[..], &ROOTS].concat();
+            let init = holder.evanesce(init).output().expect_status(0);
+            let policy = init.stdout.replace("\"production\"", "\"development\"");
+            let policy = policy.replace("age_hours_max = 720", "age_hours_max = 1000000");
+            holder.file(&format!("{name}.toml"), policy);
+        }
     }
 
     pub(crate) fn tsm(&self) -> &str {

@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use evanesce_appraisal::{Policy, Product, SnpPlatforms, policy_for_image, policy_from_evidence};
+use evanesce_appraisal::{
+    Policy, Product, Purpose, SnpPlatforms, policy_for_image, policy_from_evidence,
+};
 use evanesce_launcher::machine::parts::Enclave;
 use evanesce_ledger::Timestamp;
 use evanesce_protocol::Digest;
@@ -53,6 +55,7 @@ enum PolicyCommand {
     after_help = "\
 Examples:
   evanesce attest policy init --from-evidence evidence.json --output policy.toml
+  evanesce attest policy init --from-evidence evidence.json --purpose key-release > releases.toml
   evanesce attest policy init --from-snp-report report.bin --vek vcek.der > policy.toml
   evanesce attest policy init --from-tdx-quote quote.bin --collateral collateral.json
   evanesce attest policy init --for-image machine --enclave-firmware OVMF.amdsev.fd \\
@@ -106,6 +109,13 @@ struct PolicyInitArgs {
     /// Accept keys of the image that the notary in FILE vouches for; otherwise of any notary
     #[arg(long, value_name = "FILE", requires = "for_image")]
     notary: Option<PathBuf>,
+
+    /// Accept evidence for NAME alone: signing-identity, key-release, installation (can be repeated)
+    ///
+    /// Otherwise for what the evidence is for; of an image, for signing-identity. A holder who
+    /// releases keys needs key-release.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["from_snp_report", "from_tdx_quote"])]
+    purpose: Vec<Purpose>,
 
     /// The VCEK or VLEK certificate of a SEV-SNP machine, DER or PEM
     #[arg(long, value_name = "FILE", conflicts_with = "from_tdx_quote")]
@@ -162,6 +172,10 @@ fn init(args: &PolicyInitArgs, context: &Context<'_>) -> Result<InitReport, Comm
             let policy = policy_from_evidence(input.evidence(), input.binding(), &roots, at)?;
             (policy, None, HEAD)
         }
+    };
+    let policy = match args.purpose.as_slice() {
+        [] => policy,
+        purposes => policy.for_purposes(purposes),
     };
     let text = format!("{head}{}", policy.to_toml());
     if let Some(path) = &args.output {
