@@ -55,6 +55,8 @@ enum Target {
     LedgerSegments,
     /// Reports, quotes, their certificates and collateral, and policies
     Evidence,
+    /// What a worker's machine and its launcher say, and firmware
+    Machine,
 }
 
 impl Target {
@@ -71,6 +73,8 @@ impl Target {
             Self::LedgerSegments => 16 * 1024,
             // A little more than the collateral of the seeds.
             Self::Evidence => 24 * 1024,
+            // A little more than a page of firmware.
+            Self::Machine => 5 * 1024,
         }
     }
 }

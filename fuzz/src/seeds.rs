@@ -4,6 +4,7 @@ mod agent;
 mod control;
 mod keys;
 mod ledger;
+mod machine;
 #[path = "../../runtime/ledger/tests/support/mod.rs"]
 #[expect(dead_code, reason = "the ledger's tests use the rest")]
 mod support;
@@ -25,6 +26,7 @@ pub fn write_where_asked(target: &str) {
             "control-messages" => control::seeds(),
             "key-files" => keys::seeds(),
             "ledger-segments" => ledger::seeds()?,
+            "machine" => machine::seeds(),
             "evidence" => crate::evidence::seeds(),
             _ => unreachable!("a target has seeds"),
         };
