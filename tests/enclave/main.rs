@@ -20,6 +20,7 @@ mod snp_pki;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use evanesce_tests::agent::{Agent, numbered_request};
@@ -113,6 +114,57 @@ fn a_spent_budget_ends_the_machine_before_the_command() {
     assert_eq!(receipt["cause"], "signatures-spent", "{receipt:#}");
     assert_eq!(receipt["signatures"]["count"], 2, "{receipt:#}");
     assert_eq!(receipt["key"]["fate"], "destroyed", "{receipt:#}");
+}
+
+#[test]
+#[ignore = "boots a machine: cargo xtask enclave"]
+fn a_key_whose_time_is_over_ends_with_its_machine_before_the_command() {
+    let here = Here::new();
+    let held = here.hold(&["--workload-id", "t", "--ttl", "20s"]);
+    let machine = held.worker_pid(&here.installation);
+
+    sign(&held, 1);
+    wait_until("the machine is gone", || !is_alive(machine));
+    assert!(is_alive(held.command_pid), "the command goes on");
+    held.finish().expect_status(0);
+
+    let receipt = here.installation.receipt("t");
+    assert_eq!(receipt["cause"], "time-to-live", "{receipt:#}");
+    assert_eq!(receipt["signatures"]["complete"], true, "{receipt:#}");
+    assert_eq!(receipt["key"]["fate"], "destroyed", "{receipt:#}");
+}
+
+/// Between a request's entry and its answer, and anywhere else: what a client has, the ledger has.
+#[test]
+#[ignore = "boots a machine: cargo xtask enclave"]
+fn a_machine_that_is_killed_while_it_signs_leaves_no_answer_without_its_request() {
+    let here = Here::new();
+    let held = here.hold(&["--workload-id", "j"]);
+    let machine = held.worker_pid(&here.installation);
+    sign(&held, 1);
+
+    // Signs until nobody answers any more; killed somewhere in between.
+    let (socket, answers) = (&held.socket, AtomicU64::new(1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut agent = Agent::connect(socket).unwrap();
+            let key = agent.keys().unwrap().pop().unwrap();
+            while let Ok(Some(_)) = agent.sign(&key, &numbered_request(7)) {
+                answers.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        wait_until("it signs", || answers.load(Ordering::SeqCst) > 100);
+        send(machine, Signal::KILL);
+    });
+    let answered = answers.into_inner();
+    held.finish().expect_status(0);
+
+    let receipt = here.installation.receipt("j");
+    let recorded = receipt["signatures"]["count"].as_u64().unwrap();
+    // At most one that nobody got an answer for.
+    assert!([answered, answered + 1].contains(&recorded), "{answered} answers: {receipt:#}");
+    here.installation.run(&["audit", "verify"]).expect_status(0);
+    report(&format!("{answered} answers, {recorded} requests in the ledger of a killed machine"));
 }
 
 #[test]

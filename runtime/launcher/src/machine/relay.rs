@@ -439,3 +439,173 @@ const UNWATCHED: inotify::ReadFlags = inotify::ReadFlags::DELETE_SELF
     .union(inotify::ReadFlags::IGNORED)
     .union(inotify::ReadFlags::UNMOUNT)
     .union(inotify::ReadFlags::QUEUE_OVERFLOW);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use evanesce_protocol::custody::Seal;
+    use evanesce_protocol::evidence::{AttesterReport, CollectError, EvidenceSource};
+    use evanesce_protocol::evidence::{Nonce, NotaryPoint};
+    use evanesce_protocol::grant::Grants;
+    use evanesce_protocol::{KeyUse, PublicKey};
+
+    use super::*;
+
+    /// A relay, and all that is around it.
+    struct Around {
+        launcher: Channel,
+        asker: Channel,
+        machine: UnixStream,
+        frames: FrameReader,
+    }
+
+    impl Around {
+        /// After the first message.
+        fn new() -> Self {
+            let (port, machine) = UnixStream::pair().unwrap();
+            let (launcher, worker) = Channel::pair().unwrap();
+            let (asker, attester) = Channel::pair().unwrap();
+            let [worker, attester] = [worker, attester].map(Channel::new);
+            begin(Ends { port, worker, attester }, Strength::Strict, Seen::default()).unwrap();
+            machine.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut around = Self { launcher, asker, machine, frames: FrameReader::default() };
+            assert!(matches!(around.next(), Some(ToMachine::Start { .. })));
+            around
+        }
+
+        /// What the machine is told next; `None` where the port is closed.
+        fn next(&mut self) -> Option<ToMachine> {
+            loop {
+                if let Some(message) = self.frames.next_message().unwrap() {
+                    return Some(message);
+                }
+                let mut buffer = [0; 4096];
+                match self.machine.read(&mut buffer).unwrap() {
+                    0 => return None,
+                    count => self.frames.push(&buffer[..count]),
+                }
+            }
+        }
+
+        fn say(&mut self, message: &FromMachine) {
+            self.machine.write_all(&frame(message)).unwrap();
+        }
+
+        /// Has a socket served, with a journal that is a pipe.
+        fn serve(&mut self, journal: &OwnedFd) -> (tempfile::TempDir, PathBuf) {
+            let folder = tempfile::tempdir().unwrap();
+            let socket = folder.path().join("agent");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let terms = Serve {
+                grants: Grants::default(),
+                certificate: Vec::new(),
+                comment: String::new(),
+                client_uid: rustix::process::geteuid().as_raw(),
+                signatures_max: 9,
+                ttl_ms: None,
+                kill_switch: None,
+            };
+            let files = [listener.as_fd(), journal.as_fd()];
+            self.launcher.send(&SignerOrder::Serve(terms), &files).unwrap();
+            assert!(matches!(self.next(), Some(ToMachine::Order(_))));
+            (folder, socket)
+        }
+
+        /// A client that is connected, and its number.
+        fn connect(&mut self, socket: &PathBuf) -> (UnixStream, u32) {
+            let stream = UnixStream::connect(socket).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let Some(ToMachine::Connected { client }) = self.next() else { panic!("no client") };
+            (stream, client)
+        }
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_brings_a_key_from_outside_is_refused_here_whatever_the_plan_was() {
+        let mut around = Around::new();
+        let load =
+            |source, seal| SignerOrder::Load(Load { source, key_use: KeyUse::Message, seal });
+        let seal = Seal::Recipients(Vec::new());
+
+        for order in [
+            SignerOrder::Inspect,
+            load(LoadSource::File { work_factor_max: 18 }, None),
+            load(LoadSource::BornInside, Some(seal)),
+        ] {
+            around.launcher.send(&order, &[]).unwrap();
+            let said = around.launcher.receive_within::<SignerReport>(PATIENCE).unwrap().message;
+            assert!(matches!(said, SignerReport::Refused(Refused::Order { .. })), "{said:?}");
+        }
+
+        // What is not refused gets there, and it is the first that does.
+        let key = PublicKey::from_bytes([7; 32]);
+        around.launcher.send(&SignerOrder::OfferRelease(key), &[]).unwrap();
+        let order = Box::new(SignerOrder::OfferRelease(key));
+        assert_eq!(around.next(), Some(ToMachine::Order(order)));
+    }
+
+    #[test]
+    fn a_request_is_in_the_journal_when_its_answer_is_given_out() {
+        let mut around = Around::new();
+        let (mut journal, writing) = io::pipe().unwrap();
+        let (_folder, socket) = around.serve(&writing.into());
+        let (mut client, number) = around.connect(&socket);
+        let request = Digest::of(b"request");
+
+        around.say(&FromMachine::Requested { request });
+        around.say(&FromMachine::Data { client: number, bytes: b"answer".to_vec() });
+
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"answer");
+        // It is there by now: a pipe that is read without waiting.
+        rustix::io::ioctl_fionbio(&journal, true).unwrap();
+        let mut entry = [0; Digest::BYTES];
+        journal.read_exact(&mut entry).unwrap();
+        assert_eq!(&entry, request.as_bytes());
+    }
+
+    #[test]
+    fn an_answer_whose_request_cannot_be_recorded_is_given_to_nobody() {
+        let mut around = Around::new();
+        let (journal, writing) = io::pipe().unwrap();
+        let (_folder, socket) = around.serve(&writing.into());
+        let (mut client, number) = around.connect(&socket);
+        drop(journal);
+
+        around.say(&FromMachine::Requested { request: Digest::of(b"request") });
+        // The port may be closed by now.
+        let answer = FromMachine::Data { client: number, bytes: b"answer".to_vec() };
+        around.machine.write_all(&frame(&answer)).ok();
+
+        assert_eq!(client.read(&mut [0; 6]).unwrap(), 0);
+        assert_eq!(around.next(), None, "the port is closed: the machine ends");
+    }
+
+    #[test]
+    fn evidence_is_asked_for_inside_and_told_to_whoever_asked() {
+        let mut around = Around::new();
+        let vouch = Vouch {
+            public_key: PublicKey::from_bytes([7; 32]),
+            release_key: None,
+            nonce: Nonce::from_bytes([1; 32]),
+            notary: NotaryPoint::from_bytes([5; 65]),
+            configuration: String::new(),
+            source: EvidenceSource::Machine,
+        };
+
+        around.asker.send(&vouch, &[]).unwrap();
+        assert_eq!(around.next(), Some(ToMachine::Vouch(Box::new(vouch))));
+        let refused = AttesterReport::Refused(CollectError::Order);
+        around.say(&FromMachine::Vouched(Box::new(refused.clone())));
+
+        let told = around.asker.receive_within::<AttesterReport>(PATIENCE).unwrap().message;
+        assert_eq!(told, refused);
+    }
+}
