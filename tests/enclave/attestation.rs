@@ -128,6 +128,19 @@ fn a_machine_that_nothing_vouches_for_signs_nothing_where_evidence_was_asked_for
     assert!(refused.stderr.contains("/sys/kernel/config/tsm/report"), "{refused:#?}");
 }
 
+#[test]
+#[ignore = "boots a machine: cargo xtask enclave"]
+fn a_machine_whose_module_is_of_another_kernel_does_not_start_and_says_why() {
+    let elsewhere = Installation::new(env!("CARGO_BIN_EXE_evanesce-under-test"));
+    let module = elsewhere.file("other.ko", b"\x7fELF\0depends=\0");
+    let here = Here::building(&["--module", module.to_str().unwrap()]);
+
+    let line = [&["run", "--quiet"], &here.flags()[..], &["--", "true"]].concat();
+    let refused = here.installation.run(&line).expect_refusal(125, "machine.ended");
+
+    assert!(refused.stderr.contains("load a module failed"), "{refused:#?}");
+}
+
 impl Here {
     /// With the kernel's drivers for evidence in its image, and a chip for them.
     fn with_chip(chip: &Chip) -> Self {
