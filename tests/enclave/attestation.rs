@@ -8,7 +8,7 @@ use std::path::Path;
 
 use evanesce_machine::{Archive, Image};
 use evanesce_protocol::Digest;
-use evanesce_residue::{Canary, Scanner};
+use evanesce_residue::{Canary, Scanner, unwatched};
 use evanesce_tests::process::{is_alive, wait_until};
 use evanesce_tests::{Installation, payload};
 use serde_json::Value;
@@ -41,9 +41,10 @@ fn what_vouches_for_a_key_is_inside_and_the_signature_is_trusted_by_its_word() {
     assert_eq!(receipt["attestation"]["provider"], "sev_guest", "{receipt:#}");
     assert_eq!(receipt["placement"]["machine"]["image"], here.digest, "{receipt:#}");
 
-    // and somebody who trusts the chip, and nothing else, trusts the signature.
-    let policy = policy(&here.installation, &chip, &evidence, "signing-identity");
+    // and somebody who trusts the chip and the image, and nothing else, trusts the signature.
+    let policy = here.policy("signing-identity");
     here.installation.file("policy.toml", policy);
+    here.installation.file("roots.pem", &chip.roots);
     let kept = here.installation.state_dir().join("collateral/snp/Genoa");
     fs::create_dir_all(&kept).unwrap();
     fs::write(kept.join("crl.der"), &chip.crl).unwrap();
@@ -61,14 +62,13 @@ fn a_key_is_released_into_a_machine_and_goes_with_it() {
     let chip = Chip::new();
     let here = Here::with_chip(&chip);
     let asker = &here.installation;
-    let line = [&["run"], &here.flags()[..], &["--attest", "--", "true"]].concat();
-    asker.run(&line).expect_status(0);
+    asker.run(&["notary", "init"]).expect_status(0);
     let holder = Installation::new(env!("CARGO_BIN_EXE_evanesce-under-test"));
     let canary = Canary::random().unwrap();
     holder.file("key.pem", canary.to_pkcs8_pem());
     holder.run(&["notary", "init"]).expect_status(0);
-    let policy = policy(&holder, &chip, &evidence(asker), "key-release");
-    holder.file("policy.toml", policy);
+    holder.file("policy.toml", here.policy("key-release"));
+    holder.file("roots.pem", &chip.roots);
     let kept = holder.state_dir().join("collateral/snp/Genoa");
     fs::create_dir_all(&kept).unwrap();
     fs::write(kept.join("crl.der"), &chip.crl).unwrap();
@@ -97,6 +97,10 @@ fn a_key_is_released_into_a_machine_and_goes_with_it() {
     let memory = Memory::of(machine);
     let forms = Scanner::new(&canary.forms(&[]));
     assert!(memory.hits(&forms) > 0, "the control: forms of the key are found while it lives");
+    // What carried it there has nothing of it.
+    let launcher = forms.scan_process(held.launcher.pid(), &mut unwatched()).unwrap();
+    let files = forms.scan_path(asker.root(), &mut unwatched()).unwrap();
+    assert_eq!((launcher.hits, files.hits), (vec![], vec![]));
     held.finish().expect_status(0);
 
     // Then it was the holder's key, both ledgers have the same transcript, and this copy is gone.
@@ -151,34 +155,49 @@ impl Here {
         let names: Vec<_> = names.iter().map(|name| name.as_str().unwrap()).collect();
         assert_eq!(names, ["configfs", "tsm", "sev_guest", "tdx_guest", "fake_tsm"]);
 
+        // The chip measures the image that was built: it is not part of it, as no chip is.
+        let installation = &here.installation;
+        installation.file("OVMF.fd", OVMF);
+        let shown = ["image", "show", "machine", "--enclave-firmware", "OVMF.fd"];
+        let measured = installation.json(&shown)["snp_measurement"].clone();
+        let measured = hex::decode(measured.as_str().unwrap()).unwrap();
+        let report = chip.report_with(&[0; 64], |report| {
+            report[0x08..0x10].copy_from_slice(&0x3_0000_u64.to_le_bytes());
+            report[0x90..0xC0].copy_from_slice(&measured);
+        });
+
         // A kernel unpacks several archives, one behind the other.
         let mut archive = Archive::default();
         archive.directory("chip");
         archive.program("chip/chip", &fs::read(env!("CARGO_BIN_EXE_fake-chip")).unwrap());
         archive.library("chip/key", snp_pki::vek_pkcs8());
-        archive.library("chip/report", &chip.report(&[0; 64]));
+        archive.library("chip/report", &report);
         archive.library("chip/certificates", &chip.certificate_table());
         let image = Image::open(&here.image).unwrap();
         let initrd = [fs::read(image.initrd()).unwrap(), archive.finish()].concat();
         let mut manifest = image.manifest().clone();
         manifest.initrd = Digest::of(&initrd);
-        fs::write(image.initrd(), initrd).unwrap();
-        fs::write(here.image.join("image.json"), manifest.to_text()).unwrap();
+        let booted = installation.work_dir().join("booted");
+        fs::create_dir(&booted).unwrap();
+        fs::copy(image.kernel(), booted.join("kernel")).unwrap();
+        fs::write(booted.join("initrd"), initrd).unwrap();
+        fs::write(booted.join("image.json"), manifest.to_text()).unwrap();
         here.digest = manifest.digest().to_string();
+        here.image = booted;
         here
     }
-}
 
-/// A policy of `here` that accepts what `evidence` says of a chip's machine, for this purpose.
-fn policy(here: &Installation, chip: &Chip, evidence: &Value, purpose: &str) -> String {
-    here.file("roots.pem", &chip.roots);
-    here.file("evidence.json", evidence.to_string());
-    let init = ["attest", "policy", "init", "--from-evidence", "evidence.json"];
-    let init = [&init[..], &["--purpose", purpose]].concat();
-    let init = here.evanesce(init.iter().chain(&ROOTS)).output().expect_status(0);
-    // Replaced roots are for development alone, and the list of revocations was made for good.
-    let policy = init.stdout.replace("\"production\"", "\"development\"");
-    policy.replace("age_hours_max = 720", "age_hours_max = 1000000")
+    /// The policy that accepts the image that was built, beside the notary of this installation.
+    fn policy(&self, purpose: &str) -> String {
+        let notary = self.installation.state_dir().join("notary/notary.pem");
+        let of_image = ["--for-image", "machine", "--enclave-firmware", "OVMF.fd"];
+        let rest = ["--product", "Genoa", "--notary", notary.to_str().unwrap()];
+        let init = [&["attest", "policy", "init", "--purpose", purpose], &of_image[..], &rest];
+        let init = self.installation.evanesce(init.concat()).output().expect_status(0);
+        // Replaced roots are for development alone, and the list of revocations was made for good.
+        let policy = init.stdout.replace("\"production\"", "\"development\"");
+        policy.replace("age_hours_max = 720", "age_hours_max = 1000000")
+    }
 }
 
 /// The evidence in the ledger's one row of it.
@@ -196,3 +215,6 @@ fn row(here: &Installation, event: &str) -> Value {
 }
 
 const ROOTS: [&str; 2] = ["--unsafe-trust-root", "roots.pem"];
+
+/// The end of an OVMF for SEV-SNP.
+const OVMF: &[u8] = include_bytes!("../../runtime/machine/tests/vectors/ovmf_AmdSev_suffix.bin");

@@ -12,6 +12,7 @@ mod memory;
 
 #[path = "../../runtime/appraisal/tests/support/der.rs"]
 mod der;
+#[expect(dead_code, reason = "each test binary uses its part")]
 #[path = "../../runtime/appraisal/tests/support/genoa.rs"]
 mod genoa;
 #[expect(dead_code, reason = "each test binary uses its part")]

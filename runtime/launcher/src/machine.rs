@@ -257,7 +257,9 @@ impl Machine {
         let said = fs::read(format!("/proc/self/fd/{}", self.console.as_raw_fd()));
         let said = said.unwrap_or_default();
         let said = String::from_utf8_lossy(&said[said.len().saturating_sub(SAID_BYTES_MAX)..]);
-        let line = said.lines().rev().map(str::trim).find(|line| !line.is_empty());
+        // What every machine says at its end is no reason for it.
+        let tells = |line: &&str| !line.is_empty() && !line.ends_with("reboot: Power down");
+        let line = said.lines().rev().map(str::trim).find(tells);
         line.unwrap_or("nothing").chars().filter(|letter| !letter.is_control()).collect()
     }
 }
