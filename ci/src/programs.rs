@@ -37,9 +37,18 @@ pub(crate) fn show(command: &mut Command) -> Result<(), ProgramError> {
 }
 
 /// The cargo that built this, to be run in the repository.
+///
+/// Not with what cargo told this program of its package: build scripts of other packages look at the
+/// same names, and would be run again, with all that depends on them.
 pub(crate) fn cargo() -> Command {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(repository());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| text.starts_with(start)) {
+            cargo.env_remove(&name);
+        }
+    }
     cargo
 }
 
