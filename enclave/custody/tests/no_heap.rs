@@ -17,7 +17,6 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-// One test, so that no other thread allocates meanwhile.
 #[test]
 fn reading_or_releasing_a_key_of_any_format_allocates_nothing_outside_of_scrypt() {
     let identities = file("identity.txt");
@@ -35,18 +34,17 @@ fn reading_or_releasing_a_key_of_any_format_allocates_nothing_outside_of_scrypt(
         ("age-of-openssh.age", Secret::Identities(&identities)),
     ] {
         let text = file(name);
-        let mut work = Work { factor_max: 1, room: &mut OrdinaryHeap };
+        let (is_right, while_reading) = counted(|| {
+            let mut work = Work { factor_max: 1, room: &mut OrdinaryHeap };
+            let seed = open(&text, &mut scratch, secret, &mut work);
+            seed.is_ok_and(|seed| *seed.as_bytes() == SEED)
+        });
 
-        let region = Region::new(ALLOCATOR);
-        let seed = open(&text, &mut scratch, secret, &mut work);
-        let while_reading = region.change().allocations;
-        let control = std::hint::black_box(vec![0_u8; 32]);
-        let with_control = region.change().allocations;
-
-        assert!(seed.is_ok_and(|seed| *seed.as_bytes() == SEED), "{name}");
+        assert!(is_right, "{name}");
         assert_eq!(while_reading, 0, "{name}");
-        assert!(with_control > 0, "the control was not counted: {control:?}");
     }
+    let (_, with_control) = counted(|| std::hint::black_box(vec![0_u8; 32]).len() == 32);
+    assert!(with_control > 0, "the control was not counted");
 
     let context = ReleaseContext {
         session: Nonce::from_bytes([1; 32]),
@@ -55,12 +53,25 @@ fn reading_or_releasing_a_key_of_any_format_allocates_nothing_outside_of_scrypt(
         public_key: PublicKey::from_bytes([4; 32]),
     };
     let mut sealed = [0; RELEASE_SEALED_BYTES];
-    let region = Region::new(ALLOCATOR);
-    let to = release_key(&[0x11; 32]);
-    let done = seal_to_release(&SEED, &to, &context, &[0x22; 32], &mut sealed);
-    let opened = open_release(&[0x11; 32], &context, &mut sealed);
-    let while_releasing = region.change().allocations;
+    let (is_right, while_releasing) = counted(|| {
+        let to = release_key(&[0x11; 32]);
+        let done = seal_to_release(&SEED, &to, &context, &[0x22; 32], &mut sealed);
+        let opened = open_release(&[0x11; 32], &context, &mut sealed);
+        done.is_ok() && opened == Some(&SEED)
+    });
 
-    assert!(done.is_ok() && opened == Some(&SEED), "released");
+    assert!(is_right, "released");
     assert_eq!(while_releasing, 0, "released");
+}
+
+/// Whether the work came out right each time, and what it allocates: what is allocated every time.
+/// The thread that runs the tests may allocate something of its own at any one of them.
+fn counted(mut work: impl FnMut() -> bool) -> (bool, usize) {
+    let tries = [(); 5].map(|()| {
+        let region = Region::new(ALLOCATOR);
+        let is_right = work();
+        (is_right, region.change().allocations)
+    });
+    let least = tries.iter().map(|(_, allocations)| *allocations).min();
+    (tries.iter().all(|(is_right, _)| *is_right), least.expect("there are five"))
 }
