@@ -188,7 +188,7 @@ fn untrue(what: &str) -> CollectError {
 const SECRET_PAGES: &str = "secret-pages";
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use evanesce_protocol::control::{CageReport, LoadSource};
     use evanesce_protocol::evidence::{EvidenceSource, Nonce, NotaryPoint};
     use evanesce_protocol::grant::Grants;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     /// A worker that has offered a release key.
-    fn offering() -> Record {
+    pub(crate) fn offering() -> Record {
         let mut record = caged();
         record.order(&SignerOrder::OfferRelease(KEY)).unwrap();
         record.report(&SignerReport::Offered(RELEASE_KEY));
@@ -247,7 +247,7 @@ mod tests {
         }
     }
 
-    fn vouch(origin: KeyOrigin, change: impl Fn(&mut RuntimeConfiguration)) -> Vouch {
+    pub(crate) fn vouch(origin: KeyOrigin, change: impl Fn(&mut RuntimeConfiguration)) -> Vouch {
         let mut configuration = configuration(origin);
         change(&mut configuration);
         Vouch {

@@ -434,3 +434,41 @@ const START: Duration = Duration::from_secs(30);
 const WORKER_END: Duration = Duration::from_secs(10);
 
 const MOMENT: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use evanesce_protocol::control::{Load, LoadSource};
+    use evanesce_protocol::{KeyOrigin, KeyUse};
+
+    use super::*;
+    use crate::record::tests::{offering, vouch};
+
+    #[test]
+    fn an_order_with_other_terms_than_were_vouched_for_does_not_reach_the_worker() {
+        // Given a worker, and a machine that has vouched for a key that signs messages,
+        let (channel, theirs) = Channel::pair().unwrap();
+        let mut worker = Channel::new(theirs);
+        let mut record = offering();
+        record.bind(&vouch(KeyOrigin::Released, |_| {})).unwrap();
+        let mut inside = Inside {
+            worker: Command::new("true").spawn().unwrap(),
+            channel: Some(channel),
+            journal: Journal { reading: io::pipe().unwrap().0, partial: Vec::new() },
+            switch: None,
+            clients: BTreeMap::new(),
+            was_seen: false,
+            record,
+            attester: None,
+        };
+        let load = |key_use| {
+            SignerOrder::Load(Load { source: LoadSource::BornInside, key_use, seal: None })
+        };
+
+        // When it is to sign digests, the order goes nowhere; the next one is the first that arrives.
+        inside.order(load(KeyUse::Digest)).unwrap_err();
+        inside.order(load(KeyUse::Message)).unwrap();
+
+        assert_eq!(worker.receive::<SignerOrder>().unwrap().message, load(KeyUse::Message));
+        inside.worker.wait().unwrap();
+    }
+}

@@ -828,7 +828,7 @@ pub const ADVICE: &[Advice] = &[
     Advice::new(
         "measure.tdx",
         Fault::Refusal,
-        "start the image on a TDX machine of your own, take a quote in it, and start from that: --from-tdx-quote",
+        "have a TDX machine of your own vouch for a key (`run --enclave tdx --attest`), and start from its evidence: --from-evidence",
     ),
     Advice::new(
         "measure.vm",

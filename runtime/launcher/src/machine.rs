@@ -429,28 +429,40 @@ mod tests {
 
     #[test]
     fn an_image_with_other_programs_is_not_started() {
-        let folder = tempfile::tempdir().unwrap();
         let mut kernel = vec![0; 0x400];
         kernel[0x202..0x206].copy_from_slice(b"HdrS");
-        let parts = Parts {
+        let worker = WorkerImage::embedded();
+        let own = Parts {
             kernel: &kernel,
-            init: b"i",
-            worker: b"w",
-            attester: b"a",
+            init: WorkerImage::init(),
+            worker: worker.bytes(),
+            attester: WorkerImage::attester(),
             libraries: &[],
             modules: &[],
         };
-        parts.build(folder.path()).unwrap();
-        let plan = MachinePlan {
-            enclave: Enclave::Vm,
-            image: folder.path().to_owned(),
-            accelerator: Accelerator::Tcg,
-            firmware: None,
-            qemu: MachinePlan::QEMU.into(),
+        let refusal = |parts: Parts<'_>, qemu: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            parts.build(folder.path()).unwrap();
+            let plan = MachinePlan {
+                enclave: Enclave::Vm,
+                image: folder.path().to_owned(),
+                accelerator: Accelerator::Tcg,
+                firmware: None,
+                qemu: qemu.into(),
+            };
+            Machine::start(&plan, Strength::Strict).unwrap_err()
         };
 
-        let error = Machine::start(&plan, Strength::Strict).unwrap_err();
-
-        assert_eq!(error.code(), "machine.other-program");
+        for (other, name) in [
+            (Parts { worker: b"w", ..own }, "worker"),
+            (Parts { init: b"i", ..own }, "init"),
+            (Parts { attester: b"a", ..own }, "attester"),
+        ] {
+            let error = refusal(other, MachinePlan::QEMU);
+            assert_eq!(error.code(), "machine.other-program");
+            assert!(error.to_string().contains(name), "{error}");
+        }
+        // The control: with its own three it comes to the next step.
+        assert_eq!(refusal(own, "/no/qemu").code(), "machine.qemu");
     }
 }
